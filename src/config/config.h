@@ -1,0 +1,83 @@
+// Config: everything a pool is told, parsed, checked, and constant afterwards. The environment is not read
+// here. An error names file, line, key, and what is allowed.
+
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "layout/geometry.h"
+#include "layout/placement.h"
+
+namespace kvpool {
+
+enum class DeviceKind : uint8_t { memory, file, null, sim };
+enum class VerifyRule : uint8_t { storage, always, never };  // never: for measuring only
+enum class Residency : uint8_t { exclusive };
+
+struct DeviceConfig {
+  std::string name;  // unique; default: kind and number, "memory0"
+  DeviceKind kind = DeviceKind::memory;
+  uint64_t size_bytes = 0;
+  int numa_node = -1;         // memory: -1 is the process's own policy
+  std::string path;           // file
+  uint32_t queue_depth = 32;  // file: requests in flight
+  std::optional<uint64_t> limit_read_bytes_per_second;
+  std::optional<uint64_t> limit_write_bytes_per_second;
+  // sim and null
+  double sim_read_bytes_per_second = 1e9;
+  double sim_write_bytes_per_second = 1e9;
+  Nanos sim_latency{std::chrono::microseconds(100)};
+};
+
+struct NamespaceConfig {
+  std::string name;
+  Geometry geometry;
+  bool flat = false;  // parents are unknown (bare hashes)
+};
+
+struct LimitsConfig {
+  uint32_t consumers = 32;
+  uint32_t tickets = 64;  // stores and retrieves under way, over all consumers
+  uint32_t pins = 256;
+  uint32_t blocks_per_request = 4096;
+  uint32_t segments_per_request = 32768;
+  uint32_t blocks = 0;                           // in the catalog; 0: as many as the devices can hold
+  Nanos deadline{std::chrono::seconds(30)};      // of a request that names none
+  Nanos stall_warning{std::chrono::seconds(5)};  // the watchdog names a ticket without progress after this
+};
+
+struct Config {
+  std::string file;  // where it came from, for messages and the profile beside it
+  std::vector<DeviceConfig> devices;
+  std::vector<NamespaceConfig> namespaces;
+  PlacementRule placement = PlacementRule::bandwidth;
+  Residency residency = Residency::exclusive;
+  VerifyRule verify = VerifyRule::storage;
+  uint64_t staging_bytes = 64ULL << 20;
+  uint64_t buffer_bytes = 256ULL << 20;  // arena memory for consumers' regions
+  uint32_t transfer_threads = 0;         // 0: chosen from the number of cores
+  std::string profile_path;              // default: the configuration's path with .profile.json behind it
+  LimitsConfig limits;
+};
+
+// A whole kvpool.toml. All input is validated, before any device is touched.
+[[nodiscard]] Result<Config> parse_config(std::string_view toml_text, const std::string& file_name);
+[[nodiscard]] Result<Config> load_config(const std::string& path);
+
+// "memory,size=2GiB" or "file,path=PATH,size=4GiB,limit_read=600MB/s": one --device of a command line.
+// The keys and their meaning are those of a [[device]] table.
+[[nodiscard]] Result<DeviceConfig> parse_device(std::string_view text);
+
+// What parse_config checks at its end, for configurations built in code.
+[[nodiscard]] Status validate(const Config& config);
+
+// The configuration with every default filled in, as TOML that parse_config accepts.
+[[nodiscard]] std::string to_toml(const Config& config);
+
+}  // namespace kvpool

@@ -1,0 +1,31 @@
+// Profile: what each device of a pool was measured to deliver, and the link to the consumer.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace kvpool {
+
+struct DeviceProfile {
+  std::string name;
+  double read_bytes_per_second = 0;  // alone, at the queue depth below; a cap that binds replaces it
+  double write_bytes_per_second = 0;
+  double together_bytes_per_second = 0;  // reading, while all other devices read too; 0: not measured
+  Nanos read_latency{0};                 // one request of the largest size measured, alone
+  Nanos write_latency{0};
+  uint64_t queue_bytes = 0;  // bytes in flight that reach the bandwidth
+  bool storage = false;      // a file or a drive: survives the process; memory does not
+};
+
+struct Profile {
+  std::vector<DeviceProfile> devices;  // in the order of the configuration
+  double link_bytes_per_second = 0;    // pool memory to the consumer; 0: not measured, does not bound
+  std::string measured_at;             // ISO 8601, UTC
+  std::string conditions;              // machine, kernel, page size
+};
+
+}  // namespace kvpool
