@@ -167,7 +167,7 @@ typedef uint64_t kvpool_ticket; /* never 0 */
 
 enum {
   KVPOOL_PIN = 1,      /* match: hold the run; the completion's pin is redeemable by any consumer */
-  KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens */
+  KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens but BUSY */
 };
 
 /* One struct for every kind of request; each function says which fields it reads. keys and buffers must lie
