@@ -65,6 +65,7 @@ bool Engine::step() {
     if (port == nullptr) continue;
     if (port->has_news) {
       port->has_news = false;
+      port->channel.news.fetch_add(1, std::memory_order_release);
       port->to_consumer.notify();
     }
     if (port->closing && port->tickets == 0) {

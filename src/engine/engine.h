@@ -84,6 +84,7 @@ class Engine {
   [[nodiscard]] uint32_t tickets_under_way() const { return table_.under_way(); }
   [[nodiscard]] const Pins& pins() const { return pins_; }
   [[nodiscard]] const Placement& placement() const { return placement_; }
+  [[nodiscard]] const Profile& profile() const { return options_.profile; }
   // Staging bytes in use, over all devices: 0 when idle.
   [[nodiscard]] uint64_t staging_used_bytes() const;
 
