@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <tuple>
 
 #include "config/config.h"
 #include "config/keys.h"
@@ -80,7 +81,7 @@ class Reader {
         path = dot == std::string_view::npos ? std::string_view() : path.substr(0, dot);
       }
     }
-    std::ranges::stable_sort(problems, {}, &Problem::line);
+    std::ranges::sort(problems, {}, [](const Problem& p) { return std::tie(p.line, p.key); });
     return problems;
   }
 
