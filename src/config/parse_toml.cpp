@@ -1,12 +1,9 @@
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <tuple>
 
+#include "base/text_file.h"
 #include "config/config.h"
 #include "config/keys.h"
 
@@ -22,7 +19,6 @@
 namespace kvpool {
 namespace {
 
-constexpr size_t file_bytes_max = 1 << 20;
 constexpr std::array<std::string_view, 4> table_names = {"pool", "device", "namespace", "limits"};
 constexpr std::string_view tables_allowed = "[pool], [[device]], [[namespace]], [limits]";
 
@@ -148,36 +144,10 @@ class Reader {
   Lines lines_;
 };
 
-Result<std::string> read_file(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return fail_errno(errno, path + ": cannot be opened");
-  struct stat status{};
-  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-    ::close(fd);
-    return fail(Errc::invalid_argument, path + ": is not a regular file");
-  }
-  std::string text(file_bytes_max + 1, '\0');
-  size_t used = 0;
-  while (used < text.size()) {
-    const ssize_t n = ::read(fd, text.data() + used, text.size() - used);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      const int error = errno;
-      ::close(fd);
-      return fail_errno(error, path + ": cannot be read");
-    }
-    if (n == 0) break;
-    used += static_cast<size_t>(n);
-  }
-  ::close(fd);
-  text.resize(used);
-  return text;
-}
-
 }  // namespace
 
 Result<Config> parse_config(std::string_view toml_text, const std::string& file_name) {
-  if (toml_text.size() > file_bytes_max) {
+  if (toml_text.size() > text_file_bytes_max) {
     return fail(Errc::invalid_argument, file_name + ": is above 1 MiB, the most that is read");
   }
   const toml::parse_result parsed = toml::parse(toml_text, std::string_view(file_name));
@@ -198,7 +168,7 @@ Result<Config> parse_config(std::string_view toml_text, const std::string& file_
 }
 
 Result<Config> load_config(const std::string& path) {
-  const auto text = read_file(path);
+  const auto text = read_text_file(path);
   if (!text) return tl::unexpected(text.error());
   return parse_config(*text, path);
 }
