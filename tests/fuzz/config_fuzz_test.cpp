@@ -27,10 +27,10 @@ const std::vector<std::string> seeds = {
     "null,size=1048576,sim_write=3GB/s,sim_latency=0ns",
 };
 
-constexpr std::array<std::string_view, 24> words = {
-    "GiB",  "MB/s", "\"", "\n",    "=",          ",",       "[[device]]", "[pool]\n", "9223372036854775807",
-    "-1",   "0",    ".",  "1e308", "nan",        "\\u0001", "[",          "]",        "\xC3\xA9",
-    "\xFF", "{}",   "'",  "true",  "1979-05-27", "size"};
+constexpr std::array<std::string_view, 25> words = {
+    "GiB",  "MB/s",     "\"", "\n",    "=",    ",",          "[[device]]", "[pool]\n", "9223372036854775807",
+    "-1",   "0",        ".",  "1e308", "nan",  "\\u0001",    "[",          "]",        "\xC3\xA9",
+    "\xFF", "\xC5\x92", "{}", "'",     "true", "1979-05-27", "size"};
 
 std::string mutate(std::string text, Prng& prng) {
   for (uint64_t steps = prng.between(1, 4); steps > 0; --steps) {
