@@ -69,7 +69,7 @@ struct ReplayReport {
 // empty.
 [[nodiscard]] double percentile(const std::vector<double>& ascending, double rank);
 
-// The keys of docs/cli.md. Percentiles of nothing are null.
+// The keys of docs/cli.md but schema_version. Percentiles of nothing are null.
 [[nodiscard]] nlohmann::ordered_json to_json(const ReplayReport& report);
 [[nodiscard]] std::string to_text(const ReplayReport& report);
 

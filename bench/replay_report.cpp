@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -10,8 +11,6 @@
 
 namespace kvpool::bench {
 namespace {
-
-constexpr int schema_version = 1;
 
 struct Rank {
   const char* name;
@@ -49,7 +48,6 @@ double percentile(const std::vector<double>& ascending, double rank) {
 
 nlohmann::ordered_json to_json(const ReplayReport& report) {
   nlohmann::ordered_json json;
-  json["schema_version"] = schema_version;
   json["requests"] = report.requests;
   json["blocks"] = report.blocks;
   json["hit_blocks"] = report.hit_blocks;

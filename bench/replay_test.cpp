@@ -145,6 +145,14 @@ TEST_F(Replay, WindowSegmentsComeWithTheLastBlockOfATicket) {
   EXPECT_EQ(report.bytes_read, 5 * 40 + 3 * 72);
 }
 
+TEST_F(Replay, AWrongWindowSegmentIsSeen) {
+  options_.geometry.window = {true, true};
+  fake_pool().wrong_block_every = 3;
+  EXPECT_EQ(run(trace_of({{0, 1, 2}, {0, 1, 2}})).wrong_blocks, 1);
+  fake_pool().wrong_block_every = 2;  // not the last of its ticket: none of its segments came
+  EXPECT_EQ(run(trace_of({{0, 1, 2}, {0, 1, 2}})).wrong_blocks, 0);
+}
+
 TEST_F(Replay, WaitsWhereThePoolIsBusy) {
   const Trace trace = conversations(60);
   options_.blocks_max = 3;
@@ -211,6 +219,33 @@ TEST_F(Replay, IdsThatStandAloneAreStoredOnce) {
   }
 }
 
+TEST_F(Replay, BlocksBehindARefusedOneAreStoredWhereTheyStandAlone) {
+  std::vector<std::vector<uint64_t>> requests(40);
+  Prng prng(1);
+  for (auto& ids : requests) {
+    for (int i = 0; i < 10; ++i) ids.push_back(prng.next());
+  }
+  requests.push_back({requests[0][1], requests[0][0]});  // so that nothing is a chain
+  fake_pool().refused_block_every = 7;
+  for (const uint32_t blocks_max : {1U, 3U, 4096U}) {
+    options_.blocks_max = blocks_max;
+    const ReplayReport report = run(trace_of(requests));
+    EXPECT_EQ(report.stored_blocks, fake_pool().stored_blocks);
+    EXPECT_EQ(report.rejected_blocks, 400 / 7);
+  }
+}
+
+TEST_F(Replay, NothingIsStoredBehindARefusedBlockOfAChain) {
+  fake_pool().refused_block_every = 4;
+  for (const uint32_t blocks_max : {1U, 2U, 4096U}) {
+    options_.blocks_max = blocks_max;
+    const ReplayReport report = run(trace_of({{0, 1, 2, 3, 4, 5, 6}, {0, 1, 2, 3, 4, 5, 6}}));
+    EXPECT_EQ(report.stored_blocks, 3U + 3U);
+    EXPECT_EQ(report.hit_blocks, 3);
+    EXPECT_EQ(report.rejected_blocks, 4U + 1U);
+  }
+}
+
 TEST_F(Replay, RandomTracesOfAnyShapeMatchTheModel) {
   for (uint64_t seed = 0; seed < 100; ++seed) {
     Prng prng(seed);
@@ -267,8 +302,8 @@ TEST(ReplayReportJson, HasTheKeysOfTheDocumentation) {
   std::iota(report.retrieve_ms.begin(), report.retrieve_ms.end(), 1.0);
   const auto json = to_json(report);
   for (const char* key :
-       {"schema_version", "requests", "blocks", "hit_blocks", "hit_tokens", "stored_blocks",
-        "rejected_blocks", "evicted_blocks", "bytes_read", "bytes_written", "wrong_blocks", "seconds"}) {
+       {"requests", "blocks", "hit_blocks", "hit_tokens", "stored_blocks", "rejected_blocks",
+        "evicted_blocks", "bytes_read", "bytes_written", "wrong_blocks", "seconds"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   EXPECT_EQ(json["retrieve_ms_p50"], 50);

@@ -63,7 +63,7 @@ struct kvpool_pool {
   std::map<kvpool_pin, std::vector<Key>> pins;
   kvpool_stats stats{};
   uint64_t now = 0, pin_next = 1, ticket_next = 1;
-  uint64_t calls = 0, results = 0, delivered = 0, retrieves = 0, stores = 0;
+  uint64_t calls = 0, results = 0, delivered = 0, retrieves = 0, stores = 0, added = 0;
 
   // Changes a block and keeps `evictable` true to it.
   template <class Change>
@@ -157,18 +157,20 @@ struct kvpool_pool {
       out.status = KVPOOL_IO_ERROR;
       return;
     }
-    for (uint32_t b = 0; b < request.blocks; ++b, ++out.blocks) {
+    for (uint32_t b = 0; b < request.blocks; ++b) {
       const Key key{request.ns, request.keys[b].high, request.keys[b].low};
       if (!blocks.contains(key) && !add(key, parent, ns, request.buffers + b * ns.segment_bytes.size())) {
         out.status = KVPOOL_REJECTED;
-        return;
+        if (!ns.flat) return;
       }
+      if (out.status == KVPOOL_OK) ++out.blocks;
       if (!ns.flat) parent = key;
     }
   }
 
   bool add(const Key& key, const std::optional<Key>& parent, const Namespace& ns, const uint64_t* buffers) {
     if (parent && !blocks.contains(*parent)) return false;
+    if (every(fake_pool().refused_block_every, added)) return false;
     if (parent) change(*parent, [](Block& block) { ++block.children; });
     if (!make_room()) {
       if (parent) change(*parent, [](Block& block) { --block.children; });
@@ -182,6 +184,7 @@ struct kvpool_pool {
     }
     evictable.insert({block.used_at, key});
     ++stats.stored_blocks;
+    ++fake_pool().stored_blocks;
     return true;
   }
 
@@ -284,7 +287,8 @@ kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvp
     std::strcpy(error->message, "bad configuration");
     return KVPOOL_INVALID_ARGUMENT;
   }
-  fake_pool().pins_held = fake_pool().requests = fake_pool().blocks_max_seen = 0;
+  fake_pool().pins_held = fake_pool().requests = fake_pool().stored_blocks = 0;
+  fake_pool().blocks_max_seen = 0;
   *pool = new kvpool_pool;
   return KVPOOL_OK;
 }

@@ -22,9 +22,12 @@ struct FakePool {
   uint64_t short_retrieve_every = 0;  // a retrieve delivers one block less and says MISS
   uint64_t failed_store_every = 0;    // a store ends with IO_ERROR and has stored nothing
 
+  uint64_t refused_block_every = 0;  // a new block finds no room; blocks that stand alone go on behind it
+
   // Seen so far, reset by kvpool_open().
   uint64_t pins_held = 0;
   uint64_t requests = 0;
+  uint64_t stored_blocks = 0;
   uint32_t blocks_max_seen = 0;  // of a request
 };
 
