@@ -21,17 +21,17 @@ test: packages
 bench: all
 	@build/release/kvpool bench engine
 
-# Every test labelled fuzz, for FUZZ_SECONDS each instead of a few.
-fuzz: packages
-	@scripts/build.sh asan
-	@KVPOOL_FUZZ_SECONDS=$(FUZZ_SECONDS) ctest --test-dir build/asan -L fuzz --no-tests=error --output-on-failure --timeout 0
+# Each fuzzer of tests/fuzz for FUZZ_SECONDS, with libFuzzer and sanitizers.
+fuzz:
+	@scripts/packages.sh fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 format:
-	@scripts/packages.sh optional
+	@scripts/packages.sh format
 	@git ls-files -co --exclude-standard -z '*.h' '*.cpp' | xargs -0 -r clang-format-19 -i
 
 lint:
-	@scripts/packages.sh optional
+	@scripts/packages.sh lint
 	@scripts/lint.sh
 
 packages:

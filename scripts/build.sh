@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Configures and builds one preset. Usage: build.sh PRESET [TARGET...]
+# Configures and builds one preset. Usage: build.sh [--configure-only] PRESET [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+build=1
+if [ "$1" = --configure-only ]; then
+  build=0
+  shift
+fi
 preset=$1
 shift
 
@@ -21,4 +26,4 @@ cmake --preset "$preset" >"build/$preset/configure.log" 2>&1 || {
   cat "build/$preset/configure.log" >&2
   exit 1
 }
-cmake --build "build/$preset" -j "$jobs" ${1:+--target "$@"}
+[ $build = 0 ] || cmake --build "build/$preset" -j "$jobs" ${1:+--target "$@"}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the packages of packages.txt that are missing; does nothing at all when none is.
-# Usage: packages.sh [optional]    "optional": the optional ones too.
+# Usage: packages.sh [TARGET]    With the packages that packages.txt has for this target alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ fail() {
 }
 
 list_packages() {
-  sed -e 's/#.*//' packages.txt | awk -v all="${1:-}" 'NF && ($2 != "optional" || all == "optional") {print $1}'
+  sed -e 's/#.*//' packages.txt | awk -v target="${1:-}" 'NF == 1 || NF && $2 == target {print $1}'
 }
 
 [ "${KVPOOL_SKIP_PACKAGES:-}" = 1 ] && exit 0
