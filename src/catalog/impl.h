@@ -59,6 +59,14 @@ class Catalog::Impl {
   HugeArray<uint64_t> checksums;  // segments_max a block
 
  private:
+  struct Group;  // of a match's keys
+  void ask_for_index(NamespaceId ns, std::span<const BlockKey> keys, size_t first, Group& group) const;
+  void ask_for_records(Group& group) const;
+  // Appends the group's blocks to `out` as far as they continue the run; returns how many. `before`: the
+  // last block of the run so far.
+  [[nodiscard]] uint32_t compare(NamespaceId ns, const Group& group, std::span<const BlockKey> keys,
+                                 uint32_t& before, std::span<BlockId> out) const;
+
   using Segments = std::array<SegmentSlot, segments_max>;
 
   [[nodiscard]] SizeClass find_class(uint64_t bytes);
