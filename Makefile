@@ -28,7 +28,7 @@ fuzz:
 
 format:
 	@scripts/packages.sh format
-	@git ls-files -co --exclude-standard -z '*.h' '*.cpp' | xargs -0 -r clang-format-19 -i
+	@find include src apps bench tests -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 -i
 
 lint:
 	@scripts/packages.sh lint
