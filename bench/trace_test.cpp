@@ -57,6 +57,18 @@ TEST(Trace, IsSortedByTimestampTiesInFileOrder) {
   EXPECT_EQ(ids, (std::vector<uint64_t>{2, 4, 1, 3}));
 }
 
+TEST(Trace, ManyTiesKeepFileOrder) {
+  std::string text;
+  for (int i = 0; i < 500; ++i) text += line(std::to_string(i % 3), "1", "0", "[" + std::to_string(i) + "]");
+  const auto trace = read(text);
+  ASSERT_TRUE(trace);
+  const auto& requests = trace->requests();
+  for (size_t i = 1; i < requests.size(); ++i) {
+    if (requests[i].timestamp_ms != requests[i - 1].timestamp_ms) continue;
+    ASSERT_GT(trace->ids(requests[i])[0], trace->ids(requests[i - 1])[0]);
+  }
+}
+
 TEST(Trace, NamesFileLineAndFieldOfWhatIsWrong) {
   struct Case {
     std::string bad, named;

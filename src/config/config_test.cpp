@@ -168,6 +168,19 @@ TEST(Config, RoundTripsThroughToml) {
   }
 }
 
+TEST(Config, CharactersThatAreNotAsciiStandInQuotesAndComments) {
+  const auto config =
+      parse_config("# \xC5\x92 it's\n[pool]\nprofile = \"\"\"\\\"\xC5\x92\"\"\"\"\n" + minimal +
+                       "[[namespace]]\n"
+                       "model = 'gpt-oss-20b'\nname = '\xC5\x92\\'\n",
+                   "k");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->profile_path, "\"\xC5\x92\"");
+  EXPECT_EQ(config->namespaces[0].name, "\xC5\x92\\");
+  EXPECT_EQ(parse_config("\n\xC5\x92 = 1", "k").error().message.substr(0, 14), "k:2: not TOML:");
+  EXPECT_EQ(parse_config("a = 1\nb = \"\"\xC5\x92", "k").error().message.substr(0, 14), "k:2: not TOML:");
+}
+
 struct Case {
   std::string text;
   std::string error;

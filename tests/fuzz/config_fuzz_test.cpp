@@ -27,10 +27,10 @@ const std::vector<std::string> seeds = {
     "null,size=1048576,sim_write=3GB/s,sim_latency=0ns",
 };
 
-constexpr std::array<std::string_view, 24> words = {
-    "GiB",  "MB/s", "\"", "\n",    "=",          ",",       "[[device]]", "[pool]\n", "9223372036854775807",
-    "-1",   "0",    ".",  "1e308", "nan",        "\\u0001", "[",          "]",        "\xC3\xA9",
-    "\xFF", "{}",   "'",  "true",  "1979-05-27", "size"};
+constexpr std::array<std::string_view, 25> words = {
+    "GiB",  "MB/s",     "\"", "\n",    "=",    ",",          "[[device]]", "[pool]\n", "9223372036854775807",
+    "-1",   "0",        ".",  "1e308", "nan",  "\\u0001",    "[",          "]",        "\xC3\xA9",
+    "\xFF", "\xC5\x92", "{}", "'",     "true", "1979-05-27", "size"};
 
 std::string mutate(std::string text, Prng& prng) {
   for (uint64_t steps = prng.between(1, 4); steps > 0; --steps) {
@@ -58,13 +58,12 @@ std::string mutate(std::string text, Prng& prng) {
 }
 
 TEST(ConfigFuzz, PromisesHoldForMutatedConfigurations) {
-  for (const std::string& seed : seeds) check_config_promises(seed);
+  for (const std::string& text : seeds) EXPECT_EQ(broken_config_promise(text), "") << text;
   constexpr uint64_t inputs = 20'000;
   for (uint64_t seed = 0; seed < inputs; ++seed) {
     Prng prng(seed);
     const std::string input = mutate(seeds[prng.below(seeds.size())], prng);
-    SCOPED_TRACE(seed);
-    check_config_promises(input);
+    ASSERT_EQ(broken_config_promise(input), "") << "seed " << seed << ":\n" << input;
   }
 }
 
