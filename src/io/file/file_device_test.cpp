@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -298,12 +299,15 @@ TEST_F(FileDevices, SaysWhenARequestWasShortOrFailed) {
   done = wait_for_one(*device);
   EXPECT_EQ(done.code, Errc::short_io);
   EXPECT_EQ(done.bytes, 0U);
-  if (device->direct()) {
-    ASSERT_TRUE(device->submit(request(IoKind::read, 1, 65536, memory_.get(), 3)));
-    done = wait_for_one(*device);
-    EXPECT_EQ(done.code, Errc::io_error);
-    EXPECT_EQ(done.bytes, 0U);
-  }
+  // Memory that nobody may write.
+  void* const forbidden = mmap(nullptr, 65536, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(forbidden, MAP_FAILED);
+  ASSERT_TRUE(device->submit(request(IoKind::read, 0, 65536, static_cast<std::byte*>(forbidden), 3)));
+  done = wait_for_one(*device);
+  EXPECT_EQ(done.tag, 3U);
+  EXPECT_EQ(done.code, Errc::io_error);
+  EXPECT_EQ(done.bytes, 0U);
+  munmap(forbidden, 65536);
 }
 
 TEST_F(FileDevices, BelongsToTheThreadThatStartsIt) {
