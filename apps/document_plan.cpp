@@ -28,11 +28,16 @@ DocumentPlan plan_document(const Geometry& geometry, std::span<const double> sha
   for (size_t i = 0; i < shares.size(); ++i) plan.devices[i].planned = shares[i];
   const Placement placement(shares);
   const Phase phase = phase_of_root(BlockKey{mix64(document), document});
+  const uint32_t segments = geometry.segments();
+  std::vector<DeviceId> devices(plan.blocks * segments);  // [blocks][segments]
+  for (uint64_t depth = 0; depth < plan.blocks; ++depth) {
+    placement.plan(phase, static_cast<uint32_t>(depth), std::span(devices).subspan(depth * segments, segments));
+  }
   std::vector<uint64_t> prefix_bytes(shares.size(), 0);
-  for (uint32_t segment = 0; segment < geometry.segments(); ++segment) {
+  for (uint32_t segment = 0; segment < segments; ++segment) {
     const uint64_t bytes = geometry.segment_bytes[segment];
     for (uint64_t depth = 0; depth < plan.blocks; ++depth) {
-      const size_t device = placement.device(phase, static_cast<uint32_t>(depth), segment).value;
+      const size_t device = devices[depth * segments + segment].value;
       const bool read = !geometry.is_window(segment) || depth + 1 == plan.blocks;
       DeviceShare& share = plan.devices[device];
       ++share.segments;

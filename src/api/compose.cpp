@@ -148,16 +148,19 @@ Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& 
   return std::move(probed->profile);
 }
 
+// Records for as many of the smallest configured blocks as the devices hold. Without a namespace in the
+// configuration blocks are taken to be small; a large pool of small blocks sets limits.blocks.
 uint32_t blocks_that_fit(const Config& config) {
+  constexpr uint64_t small_block_bytes = 32 << 10;
+  constexpr uint64_t unknown_blocks_max = 4 << 20;
   if (config.limits.blocks > 0) return config.limits.blocks;
   uint64_t bytes = 0;
   for (const DeviceConfig& device : config.devices) bytes += device.size_bytes;
-  // Without a namespace yet a block may be as small as one 4 KiB segment; 64 KiB is small for a KV block.
-  uint64_t block_bytes = 65536;
+  uint64_t blocks = std::min(bytes / small_block_bytes, unknown_blocks_max);
   for (const NamespaceConfig& ns : config.namespaces) {
-    block_bytes = std::min(std::max<uint64_t>(ns.geometry.block_bytes(), page_bytes), block_bytes);
+    blocks = std::max(blocks, bytes / std::max<uint64_t>(ns.geometry.block_bytes(), page_bytes));
   }
-  return static_cast<uint32_t>(std::clamp<uint64_t>(bytes / block_bytes + 64, 1024, 1U << 30));
+  return static_cast<uint32_t>(std::clamp<uint64_t>(blocks + 64, 1024, 1U << 30));
 }
 
 Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<Device* const> devices) {

@@ -6,13 +6,10 @@
 
 #include "base/assert.h"
 #include "base/prng.h"
+#include "layout/lattice.h"
 
 namespace kvpool {
 namespace {
-
-// The R2 sequence's two steps times 2^64: 1/g and 1/g^2, g = 1.32471795724474602596 (g^3 = g + 1).
-constexpr uint64_t step_depth = 0xC13FA9A902A6328FULL;
-constexpr uint64_t step_segment = 0x91E10DA5C79E7B1CULL;
 
 std::vector<double> normalised(std::vector<double> weights) {
   const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
@@ -77,16 +74,19 @@ Placement::Placement(std::span<const double> shares) : shares_(shares.begin(), s
   for (; last < ends_.size(); ++last) ends_[last] = UINT64_MAX;
 }
 
-DeviceId Placement::device(Phase phase, uint32_t depth, uint32_t segment) const {
-  const uint64_t point = (uint64_t{phase.value} << 32) + depth * step_depth + segment * step_segment;
-  const auto owner = std::ranges::upper_bound(ends_, point);
-  const auto index =
-      owner == ends_.end() ? std::ranges::lower_bound(ends_, point) - ends_.begin() : owner - ends_.begin();
-  return DeviceId(static_cast<uint8_t>(index));
+DeviceId Placement::owner(uint64_t point) const {
+  const auto above = std::ranges::upper_bound(ends_, point);
+  const auto found = above == ends_.end() ? std::ranges::lower_bound(ends_, point) : above;
+  return DeviceId(static_cast<uint8_t>(found - ends_.begin()));
 }
 
 void Placement::plan(Phase phase, uint32_t depth, std::span<DeviceId> out) const {
-  for (uint32_t segment = 0; segment < out.size(); ++segment) out[segment] = device(phase, depth, segment);
+  const Lattice lattice = lattice_of(static_cast<uint32_t>(out.size()));
+  uint64_t point = (uint64_t{phase.value} << 32) + depth * lattice.depth_step;
+  for (DeviceId& device : out) {
+    device = owner(point);
+    point += lattice.segment_step;
+  }
 }
 
 }  // namespace kvpool

@@ -2,9 +2,9 @@
 // depth in it and the segment; no state is carried.
 //
 // Device i owns an interval of width share_i in [0, 1). Segment l of the block at depth d goes to the device
-// whose interval holds frac(u + d x 0.7548776662466927 + l x 0.5698402909980532), the R2 low-discrepancy
-// sequence (M. Roberts, 2018), so every rectangle of depths and layers is close to the shares. Computed in
-// 64-bit fixed point: a sum that wraps is frac().
+// whose interval holds frac(u + d x depth_step + l x segment_step), a low-discrepancy lattice (layout/lattice.h),
+// so every rectangle of depths and layers is close to the shares. Computed in 64-bit fixed point: a sum that
+// wraps is frac().
 
 #pragma once
 
@@ -37,12 +37,13 @@ class Placement {
   // REQUIRES: 1 to devices_max shares, none negative, summing to 1 (within rounding).
   explicit Placement(std::span<const double> shares);
 
-  [[nodiscard]] DeviceId device(Phase phase, uint32_t depth, uint32_t segment) const;
-  // The devices of segments 0, 1, ... of one block.
+  // The devices of segments 0, 1, ... of one block. REQUIRES: out.size() is the geometry's number of segments.
   void plan(Phase phase, uint32_t depth, std::span<DeviceId> out) const;
   [[nodiscard]] const std::vector<double>& shares() const { return shares_; }
 
  private:
+  [[nodiscard]] DeviceId owner(uint64_t point) const;
+
   std::vector<double> shares_;
   std::vector<uint64_t> ends_;  // upper end of each device's interval; the last is 2^64 - 1
 };

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+
+#include "base/prng.h"
 
 namespace kvpool {
 namespace {
@@ -18,12 +21,15 @@ std::vector<double> normalised(std::vector<double> weights) {
   return weights;
 }
 
-// The busiest device's load over its ideal load, for the segments that `counts` says.
-double worst_ratio(const Placement& placement, uint32_t blocks, const std::vector<uint32_t>& segments,
+// The busiest device's load over its ideal load, for `blocks` blocks of `layers` segments of which those that
+// `segments` names count.
+double worst_ratio(const Placement& placement, uint32_t blocks, uint32_t layers, const std::vector<uint32_t>& segments,
                    Phase phase) {
   std::vector<double> load(placement.shares().size(), 0);
+  std::vector<DeviceId> plan(layers);
   for (uint32_t depth = 0; depth < blocks; ++depth) {
-    for (const uint32_t segment : segments) load[placement.device(phase, depth, segment).value] += 1;
+    placement.plan(phase, depth, plan);
+    for (const uint32_t segment : segments) load[plan[segment].value] += 1;
   }
   double worst = 0;
   const double total = static_cast<double>(blocks) * static_cast<double>(segments.size());
@@ -31,43 +37,83 @@ double worst_ratio(const Placement& placement, uint32_t blocks, const std::vecto
   return worst;
 }
 
+std::vector<uint32_t> first_segments(uint32_t count) {
+  std::vector<uint32_t> segments(count);
+  std::iota(segments.begin(), segments.end(), 0);
+  return segments;
+}
+
+// The figures of design.md, for its mixes: 1.07 at 64 blocks, 1.006 at 512.
 TEST(Placement, EveryLayerPrefixIsBalanced) {
   for (const auto& mix : mixes()) {
     const Placement placement(normalised(mix));
     for (const uint32_t layers : {24U, 32U, 48U, 64U}) {
       for (uint32_t prefix = layers / 4; prefix <= layers; ++prefix) {
-        std::vector<uint32_t> segments(prefix);
-        std::iota(segments.begin(), segments.end(), 0);
-        EXPECT_LE(worst_ratio(placement, 64, segments, Phase(0x12345678)), 1.09) << layers << " " << prefix;
-        EXPECT_LE(worst_ratio(placement, 512, segments, Phase(0x9abcdef0)), 1.012) << layers << " " << prefix;
+        const auto segments = first_segments(prefix);
+        EXPECT_LE(worst_ratio(placement, 64, layers, segments, Phase(0x12345678)), 1.07) << layers << " " << prefix;
+        EXPECT_LE(worst_ratio(placement, 512, layers, segments, Phase(0x9abcdef0)), 1.008) << layers << " " << prefix;
       }
     }
   }
 }
 
 TEST(Placement, EveryOtherLayerIsBalanced) {
-  std::vector<uint32_t> odd(12);
-  for (uint32_t i = 0; i < odd.size(); ++i) odd[i] = 2 * i + 1;
   for (const auto& mix : mixes()) {
-    EXPECT_LE(worst_ratio(Placement(normalised(mix)), 512, odd, Phase(77)), 1.012);
+    const Placement placement(normalised(mix));
+    for (const uint32_t layers : {24U, 32U, 48U, 64U}) {
+      std::vector<uint32_t> odd;
+      for (uint32_t i = 1; i < layers; i += 2) odd.push_back(i);
+      EXPECT_LE(worst_ratio(placement, 512, layers, odd, Phase(77)), 1.006);
+    }
+  }
+}
+
+TEST(Placement, WholeBlocksMissTheirShareByLessThanTwoSegments) {
+  Prng prng(1);
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<double> weights(prng.between(2, 8));
+    for (double& weight : weights) weight = 1 + 15 * prng.unit();
+    const Placement placement(normalised(weights));
+    const auto layers = static_cast<uint32_t>(prng.between(1, segments_max));
+    const auto blocks = static_cast<uint32_t>(prng.between(1, 200));
+    std::vector<double> load(weights.size(), 0);
+    std::vector<DeviceId> plan(layers);
+    const Phase phase(static_cast<uint32_t>(prng.next()));
+    for (uint32_t depth = 0; depth < blocks; ++depth) {
+      placement.plan(phase, depth, plan);
+      for (const DeviceId device : plan) load[device.value] += 1;
+    }
+    for (size_t i = 0; i < load.size(); ++i) {
+      EXPECT_LT(std::abs(load[i] - placement.shares()[i] * layers * blocks), 2.75) << layers << " x " << blocks;
+    }
+  }
+}
+
+TEST(Placement, ASingleLayerIsSpreadOverAllDevices) {
+  const Placement placement(normalised({1, 1, 1, 1}));
+  for (const uint32_t layers : {24U, 32U, 48U, 64U}) {
+    for (uint32_t layer = 0; layer < layers; ++layer) {
+      EXPECT_LE(worst_ratio(placement, 64, layers, {layer}, Phase(5)), 1.2) << layers << " " << layer;
+    }
   }
 }
 
 TEST(Placement, IsAPureFunctionOfPhaseDepthAndSegment) {
   const std::vector<double> shares = {0.5, 0.3, 0.2};
-  const Placement a(shares);
-  const Placement b(shares);
-  std::vector<DeviceId> plan(48);
-  a.plan(Phase(5), 9, plan);
-  for (uint32_t s = 0; s < plan.size(); ++s) EXPECT_EQ(plan[s], b.device(Phase(5), 9, s));
+  std::vector<DeviceId> a(48);
+  std::vector<DeviceId> b(48);
+  Placement(shares).plan(Phase(5), 9, a);
+  Placement(shares).plan(Phase(5), 9, b);
+  EXPECT_EQ(a, b);
 }
 
 TEST(Placement, ADeviceWithoutAShareGetsNothing) {
   for (const std::vector<double>& shares : {std::vector<double>{0.0, 1.0}, {1.0, 0.0}, {0.5, 0.0, 0.5}}) {
     const Placement placement(shares);
+    std::vector<DeviceId> plan(64);
     for (uint32_t depth = 0; depth < 1000; ++depth) {
-      const DeviceId device = placement.device(Phase(depth * 0x9e3779b9U), depth, depth % 64);
-      EXPECT_GT(shares[device.value], 0) << depth;
+      placement.plan(Phase(depth * 0x9e3779b9U), depth, plan);
+      for (const DeviceId device : plan) EXPECT_GT(shares[device.value], 0) << depth;
     }
   }
 }
