@@ -7,7 +7,6 @@
 #include <cmath>
 #include <future>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "apps/command.h"
@@ -30,7 +29,8 @@ struct ProbeCommand {
   PoolOptions pool;
   double seconds = 10;
   bool sweep = true;
-  std::optional<bool> save;
+  bool save = false;
+  const CLI::Option* save_given = nullptr;
 };
 
 struct Measured {
@@ -105,7 +105,7 @@ int run_probe(const Tool& tool, const ProbeCommand& command) {
   if (!(command.seconds >= 0.01 && command.seconds <= seconds_max)) {
     return print_error(fmt::format("--seconds: {} is not from 0.01 to {}", command.seconds, seconds_max));
   }
-  const bool save = command.save.value_or(!config->profile_path.empty());
+  const bool save = command.save_given->empty() ? !config->profile_path.empty() : command.save;
   if (save && config->profile_path.empty()) {
     return print_error("--save: a pool made of --device has no file to save beside; give --config FILE");
   }
@@ -137,8 +137,9 @@ void add_probe(Tool& tool) {
       ->type_name("S")
       ->capture_default_str();
   command->add_flag("--sweep,!--no-sweep", options->sweep, "over sizes and queue depths too (default)");
-  command->add_flag("--save,!--no-save", options->save,
-                    "write the profile beside the configuration (default with --config)");
+  options->save_given =
+      command->add_flag("--save,!--no-save", options->save,
+                        "write the profile beside the configuration (default with --config)");
   tool.on(command, [&tool, options] { return run_probe(tool, *options); });
 }
 

@@ -89,7 +89,7 @@ class Probe : public ::testing::Test {
             .keeps_bytes = false};
   }
 
-  WatchedDevice& add(std::unique_ptr<Device> device, size_t staging_bytes = 32 * mib) {
+  WatchedDevice& add(std::unique_ptr<Device> device, size_t staging_bytes = 16 * mib) {
     staging_memory_.emplace_back(staging_bytes);
     staging_.emplace_back(staging_memory_.back());
     owned_.push_back(std::make_unique<WatchedDevice>(std::move(device)));
@@ -120,7 +120,7 @@ class Probe : public ::testing::Test {
   std::vector<std::span<std::byte>> staging_;
   std::vector<std::unique_ptr<WatchedDevice>> owned_;
   std::vector<Device*> devices_;
-  std::vector<std::byte> buffer_memory_ = std::vector<std::byte>(64 * mib);
+  std::vector<std::byte> buffer_memory_ = std::vector<std::byte>(16 * mib);
   std::span<std::byte> buffers_ = buffer_memory_;
   Nanos took_{0};
 };
