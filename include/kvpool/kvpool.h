@@ -128,6 +128,24 @@ KVPOOL_API uint32_t kvpool_device_count(kvpool_pool* pool);
 KVPOOL_API kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device,
                                                  kvpool_device_stats* stats);
 
+/* ---- measuring ---- */
+
+typedef struct kvpool_probe_options {
+  size_t struct_size;
+  uint64_t per_device_us; /* the most that one device may take, alone; 0: 10 s; at most an hour */
+  uint64_t together_us;   /* reading from all at once; 0: not measured; at most an hour */
+  uint32_t sweep;         /* 1: over sizes and queue depths too */
+  uint32_t save;          /* 1: as the profile of the configuration, which kvpool_open() then uses */
+} kvpool_probe_options;
+
+/* Measures the devices of a configuration; no pool may have them open (KVPOOL_IN_USE), and what they held is
+ * overwritten. Blocks; any thread. The result is written to json, zero-terminated: one object, its members in
+ * docs/cli.md (probe). *needed, which may be NULL, is set to its bytes with the zero; below 256 KiB for 16 devices.
+ * KVPOOL_TOO_LARGE: capacity is less; json is empty, the profile was saved if asked for. KVPOOL_IO_ERROR,
+ * KVPOOL_SHORT_IO, KVPOOL_TIMED_OUT: a device failed; error names it, nothing was saved. */
+KVPOOL_API kvpool_status kvpool_probe(const kvpool_options* options, const kvpool_probe_options* probe_options,
+                                      char* json, size_t capacity, size_t* needed, kvpool_error* error);
+
 /* ---- consumers ---- */
 
 typedef struct kvpool_consumer_options {

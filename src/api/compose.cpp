@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "io/cap_device.h"
 #include "io/file/file_device.h"
 #include "io/memory/arena.h"
@@ -81,6 +82,11 @@ class RealDeviceSet final : public DeviceSet {
   [[nodiscard]] std::span<std::byte> buffers() const override { return buffers_; }
   [[nodiscard]] std::vector<std::span<std::byte>> regions() const override {
     return arena_ ? arena_->regions() : std::vector<std::span<std::byte>>{};
+  }
+  [[nodiscard]] std::string memory_description() const override {
+    if (!arena_) return "no memory";
+    return fmt::format("{} of {} in huge pages", format_bytes(arena_->report().huge_bytes),
+                       format_bytes(arena_->report().bytes));
   }
 
  private:
@@ -223,7 +229,9 @@ Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Cl
   PollWaiter waiter(clock);
   auto result = probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
   set.close();
-  if (result) apply_caps(config, result->profile);
+  if (!result) return result;
+  apply_caps(config, result->profile);
+  result->profile.conditions += ", " + set.memory_description();
   return result;
 }
 

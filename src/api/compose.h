@@ -28,6 +28,8 @@ class DeviceSet {
   [[nodiscard]] virtual std::vector<std::span<std::byte>> staging() const = 0;  // one a device; empty in place
   [[nodiscard]] virtual std::span<std::byte> buffers() const = 0;
   [[nodiscard]] virtual std::vector<std::span<std::byte>> regions() const = 0;
+  // The pages that were obtained, for those who doubt a measurement.
+  [[nodiscard]] virtual std::string memory_description() const = 0;
 };
 
 [[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config);

@@ -6,44 +6,24 @@
 
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <poll.h>
 
 #include "api/consumer.h"
 #include "api/options.h"
 #include "api/pool.h"
+#include "api/read_config.h"
+#include "api/report.h"
 
 using kvpool::Errc;
 using kvpool::Op;
 
+using kvpool::bad;
+using kvpool::guarded;
+using kvpool::report;
+
 namespace {
 
 constexpr uint32_t longest_name_bytes = 512;
-
-kvpool_status report(const kvpool::Error& error, kvpool_error* out) {
-  if (out != nullptr) {
-    const size_t length = std::min(error.message.size(), sizeof out->message - 1);
-    std::copy_n(error.message.data(), length, out->message);
-    out->message[length] = '\0';
-  }
-  return static_cast<kvpool_status>(error.code);
-}
-
-kvpool_status report(Errc code, std::string message, kvpool_error* out) {
-  return report(kvpool::Error{code, std::move(message)}, out);
-}
-
-// Administration may allocate, and so throw; nothing crosses the C API.
-template <class Call>
-kvpool_status guarded(kvpool_error* error, Call&& call) {
-  try {
-    return call();
-  } catch (const std::exception& thrown) {
-    return report(Errc::system, thrown.what(), error);
-  }
-}
-
-kvpool_status bad(const char* what, kvpool_error* error) { return report(Errc::invalid_argument, what, error); }
 
 std::chrono::steady_clock::time_point after(uint64_t timeout_us) {
   constexpr uint64_t longest_us = 1ULL << 50;
@@ -101,11 +81,7 @@ kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvp
   return guarded(error, [&] {
     kvpool_options known;
     if (pool == nullptr || !kvpool::take_struct(options, known)) return bad("kvpool_open: bad options", error);
-    if ((known.config_path == nullptr) == (known.config_toml == nullptr)) {
-      return bad("kvpool_open: give either config_path or config_toml", error);
-    }
-    auto config = known.config_path != nullptr ? kvpool::load_config(known.config_path)
-                                               : kvpool::parse_config(known.config_toml, "config_toml");
+    auto config = kvpool::read_config(known);
     if (!config) return report(config.error(), error);
     auto pieces = kvpool::compose(std::move(*config));
     if (!pieces) return report(pieces.error(), error);

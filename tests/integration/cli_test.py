@@ -176,6 +176,71 @@ class Plan(Tool):
         self.assertEqual(err, "")
 
 
+class Probe(Tool):
+    QUICK = ("--seconds", "0.06", "--no-sweep")
+
+    def setUp(self):
+        super().setUp()
+        self.write("small.toml", """
+[pool]
+staging = "4MiB"
+buffers = "4MiB"
+[[device]]
+kind = "memory"
+size = "8MiB"
+[[device]]
+kind = "file"
+path = "small.kv"
+size = "16MiB"
+limit_read = "50MB/s"
+""")
+
+    def test_saves_a_profile_that_plan_uses(self):
+        result = self.json_of("probe", "--config", "small.toml", *self.QUICK, "--json")
+        self.assertEqual([device["name"] for device in result["devices"]], ["memory0", "file0"])
+        self.assertEqual([device["storage"] for device in result["devices"]], [False, True])
+        for device in result["devices"]:
+            for rate in ("read", "write", "together"):
+                self.assertGreater(device[rate + "_bytes_per_second"], 0)
+            self.assertGreater(device["read_latency_ns"], 0)
+            self.assertEqual(device["points"], [])
+        self.assertLessEqual(result["devices"][1]["read_bytes_per_second"], 50e6)
+        self.assertEqual(result["profile"], "small.toml.profile.json")
+        with open(self.path("small.toml.profile.json"), encoding="utf-8") as file:
+            saved = json.load(file)
+        self.assertEqual(saved["measured_at"], result["measured_at"])
+        plan = self.json_of("plan", "--config", "small.toml", "--json")
+        self.assertEqual(plan["devices"][0]["bandwidth_from"], "profile")
+
+    def test_saves_nothing_when_told(self):
+        result = self.json_of("probe", "--config", "small.toml", "--no-save", *self.QUICK, "--json")
+        self.assertIsNone(result["profile"])
+        self.assertFalse(os.path.exists(self.path("small.toml.profile.json")))
+
+    def test_table_and_silent_errors_in_a_pipe(self):
+        out, err = self.run_tool("probe", "--device", "null,size=64MiB", *self.QUICK, code=0)
+        self.assertIn("null0", out)
+        self.assertIn("GB/s", out)
+        self.assertNotIn("\r", err)
+
+    def test_refuses_what_cannot_be(self):
+        device = ("--device", "null,size=64MiB")
+        self.refused("probe", message="no pool is named")
+        self.refused("probe", *device, "--seconds", "0", message="--seconds: 0")
+        self.refused("probe", *device, "--seconds", "nan", message="--seconds: nan")
+        self.refused("probe", *device, "--save", message="--save")
+        out, err = self.run_tool("probe", "--device", "file,path=nowhere/p.kv,size=1MiB", code=2)
+        self.assertEqual(out, "")
+        self.assertIn("nowhere/p.kv", err)
+
+    def test_leaves_what_is_not_ours_alone(self):
+        self.write("precious.txt", "precious")
+        _, err = self.run_tool("probe", "--device", "file,path=precious.txt,size=1MiB", code=2)
+        self.assertIn("precious.txt", err)
+        with open(self.path("precious.txt"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "precious")
+
+
 if __name__ == "__main__":
     KVPOOL = os.path.abspath(sys.argv.pop(1))
     unittest.main()
