@@ -64,7 +64,7 @@ typedef struct kvpool_error {
   char message[512];
 } kvpool_error;
 
-typedef struct kvpool kvpool;
+typedef struct kvpool_pool kvpool_pool;
 typedef struct kvpool_consumer kvpool_consumer;
 
 /* ---- the pool ---- */
@@ -76,12 +76,12 @@ typedef struct kvpool_options {
 } kvpool_options;
 
 /* Opens every device and starts the engine. All input is validated before any device is touched. */
-KVPOOL_API kvpool_status kvpool_open(const kvpool_options* options, kvpool** pool, kvpool_error* error);
+KVPOOL_API kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvpool_error* error);
 
 /* Cancels what is under way, waits up to timeout_us for the devices to be done, and frees everything.
  * KVPOOL_TIMED_OUT: a device still holds buffers; error names it, the pool stays as it was, and the call may
  * be repeated. Consumers that are still open are closed. */
-KVPOOL_API kvpool_status kvpool_close(kvpool* pool, uint64_t timeout_us, kvpool_error* error);
+KVPOOL_API kvpool_status kvpool_close(kvpool_pool* pool, uint64_t timeout_us, kvpool_error* error);
 
 /* What makes two caches interchangeable, and the shape of its blocks. */
 typedef struct kvpool_geometry {
@@ -95,10 +95,10 @@ typedef struct kvpool_geometry {
 } kvpool_geometry;
 
 /* Finds the namespace of that name, or makes it. KVPOOL_INVALID_ARGUMENT if it exists with another shape. */
-KVPOOL_API kvpool_status kvpool_namespace_open(kvpool* pool, const kvpool_geometry* geometry, uint32_t* ns,
-                                               kvpool_error* error);
+KVPOOL_API kvpool_status kvpool_namespace_open(kvpool_pool* pool, const kvpool_geometry* geometry,
+                                               uint32_t* ns, kvpool_error* error);
 /* Finds a namespace that the configuration or kvpool_namespace_open() made. KVPOOL_MISS: none. */
-KVPOOL_API kvpool_status kvpool_namespace_find(kvpool* pool, const char* name, uint32_t* ns);
+KVPOOL_API kvpool_status kvpool_namespace_find(kvpool_pool* pool, const char* name, uint32_t* ns);
 
 typedef struct kvpool_stats {
   size_t struct_size;
@@ -124,9 +124,10 @@ typedef struct kvpool_device_stats {
 } kvpool_device_stats;
 
 /* Snapshots, at most a few milliseconds old. Any thread. */
-KVPOOL_API kvpool_status kvpool_get_stats(kvpool* pool, kvpool_stats* stats);
-KVPOOL_API uint32_t kvpool_device_count(kvpool* pool);
-KVPOOL_API kvpool_status kvpool_get_device_stats(kvpool* pool, uint32_t device, kvpool_device_stats* stats);
+KVPOOL_API kvpool_status kvpool_get_stats(kvpool_pool* pool, kvpool_stats* stats);
+KVPOOL_API uint32_t kvpool_device_count(kvpool_pool* pool);
+KVPOOL_API kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device,
+                                                 kvpool_device_stats* stats);
 
 /* ---- consumers ---- */
 
@@ -138,7 +139,7 @@ typedef struct kvpool_consumer_options {
 
 /* KVPOOL_BUSY: limits.consumers are open. KVPOOL_TOO_LARGE: the arena has less left (`buffers` in the
  * configuration). */
-KVPOOL_API kvpool_status kvpool_consumer_open(kvpool* pool, const kvpool_consumer_options* options,
+KVPOOL_API kvpool_status kvpool_consumer_open(kvpool_pool* pool, const kvpool_consumer_options* options,
                                               kvpool_consumer** consumer, kvpool_error* error);
 
 /* Cancels its requests, waits for their release, drops its pins. KVPOOL_TIMED_OUT: a device still holds
