@@ -14,6 +14,9 @@ namespace {
 // How long to sleep where no completion of our own can be expected to wake us.
 constexpr Nanos retry_pause = std::chrono::milliseconds(1);
 
+// The longest sleep between two looks at the clock.
+constexpr Nanos nap_max = std::chrono::milliseconds(100);
+
 uint64_t to_microseconds(Nanos time) {
   return static_cast<uint64_t>(std::chrono::ceil<std::chrono::microseconds>(time).count());
 }
@@ -209,12 +212,10 @@ const Consumer::Slot& Consumer::slot_of(Ticket ticket) const {
 Status Consumer::send(uint32_t index) {
   Slot& slot = (*slots_)[index];
   slot.request.raw().user_data = index;
-  slot.outcome = {};
   slot.has_result = slot.released = false;
   const SteadyClock clock;
   const Nanos begin = clock.now();
   for (;;) {
-    slot.outcome.submitted_at = clock.now();
     const kvpool_status status = call(handle_.get(), slot.request, &slot.ticket);
     if (status == KVPOOL_OK) break;
     if (status != KVPOOL_BUSY) return api_failure(status, {}, "a request was refused");
@@ -232,6 +233,8 @@ Result<Ticket> Consumer::submit(const Request& request) {
   const uint32_t index = free_slots_.back();
   Slot& slot = (*slots_)[index];
   slot.request = request;
+  slot.outcome = {};
+  slot.outcome.submitted_at = SteadyClock().now();
   if (const Status status = send(index); !status) return tl::unexpected(status.error());
   free_slots_.pop_back();
   slot.used = true;
@@ -299,14 +302,12 @@ Status Consumer::await(uint32_t index, bool released) {
     } else if (!refused && (released ? slot.released : slot.has_result)) {
       return {};
     }
-    if (poll() > 0) continue;
-    const Nanos waited = clock.now() - begin;
-    if (waited > patience) {
+    if (const Nanos waited = clock.now() - begin; waited > patience) {
       return fail(Errc::timed_out,
                   fmt::format("a ticket had no {} after {} s", slot.has_result ? "release" : "result",
                               waited.count() / 1'000'000'000));
     }
-    wait(std::chrono::milliseconds(100));
+    if (poll() == 0) wait(nap_max);
   }
 }
 

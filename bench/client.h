@@ -130,7 +130,7 @@ struct Outcome {
   uint64_t bytes = 0;
   kvpool_pin pin = 0;
   Nanos estimate{0};
-  // Of SteadyClock; when poll() saw them.
+  // Of SteadyClock: when submit() was called, Busy answers and all; when poll() saw the two ends.
   Nanos submitted_at{0}, result_at{0}, released_at{0};
   [[nodiscard]] Nanos latency() const { return result_at - submitted_at; }
 };
