@@ -17,7 +17,7 @@
 namespace kvpool {
 
 enum class DeviceKind : uint8_t { memory, file, null, sim };
-enum class VerifyRule : uint8_t { storage, always, never };  // never: for measuring only
+enum class VerifyRule : uint8_t { storage, always, none };  // none, spelled "never": for measuring only
 enum class Residency : uint8_t { exclusive };
 
 struct DeviceConfig {
@@ -33,12 +33,16 @@ struct DeviceConfig {
   double sim_read_bytes_per_second = 1e9;
   double sim_write_bytes_per_second = 1e9;
   Nanos sim_latency{std::chrono::microseconds(100)};
+
+  friend bool operator==(const DeviceConfig&, const DeviceConfig&) = default;
 };
 
 struct NamespaceConfig {
   std::string name;
   Geometry geometry;
   bool flat = false;  // parents are unknown (bare hashes)
+
+  friend bool operator==(const NamespaceConfig&, const NamespaceConfig&) = default;
 };
 
 struct LimitsConfig {
@@ -50,6 +54,8 @@ struct LimitsConfig {
   uint32_t blocks = 0;                           // in the catalog; 0: as many as the devices can hold
   Nanos deadline{std::chrono::seconds(30)};      // of a request that names none
   Nanos stall_warning{std::chrono::seconds(5)};  // the watchdog names a ticket without progress after this
+
+  friend bool operator==(const LimitsConfig&, const LimitsConfig&) = default;
 };
 
 struct Config {
@@ -64,18 +70,36 @@ struct Config {
   uint32_t transfer_threads = 0;         // 0: chosen from the number of cores
   std::string profile_path;              // default: the configuration's path with .profile.json behind it
   LimitsConfig limits;
+
+  friend bool operator==(const Config&, const Config&) = default;
 };
 
-// A whole kvpool.toml. All input is validated, before any device is touched.
+// A whole kvpool.toml. All input is validated, before any device is touched. The error has one line for each
+// thing that is wrong: "FILE:LINE: key 'device[1].size': what; allowed: what is". Devices and namespaces are
+// counted from 0.
 [[nodiscard]] Result<Config> parse_config(std::string_view toml_text, const std::string& file_name);
 [[nodiscard]] Result<Config> load_config(const std::string& path);
 
 // "memory,size=2GiB" or "file,path=PATH,size=4GiB,limit_read=600MB/s": one --device of a command line.
-// The keys and their meaning are those of a [[device]] table.
+// The keys and their meaning are those of a [[device]] table. A path may contain '=' but not ','. A device
+// without a name keeps an empty one until fill_defaults().
 [[nodiscard]] Result<DeviceConfig> parse_device(std::string_view text);
+
+// Names the devices that have no name (kind and number: "file0") and the profile beside the configuration's
+// file. parse_config has done it; for configurations made of --device and in code.
+void fill_defaults(Config& config);
 
 // What parse_config checks at its end, for configurations built in code.
 [[nodiscard]] Status validate(const Config& config);
+
+// As the configuration spells them.
+[[nodiscard]] std::string_view to_string(DeviceKind kind);
+[[nodiscard]] std::string_view to_string(VerifyRule rule);
+[[nodiscard]] std::string_view to_string(Residency residency);
+[[nodiscard]] std::string_view to_string(PlacementRule rule);
+// "bandwidth", "link", "equal"; "storage", "always", "never".
+[[nodiscard]] Result<PlacementRule> parse_placement(std::string_view text);
+[[nodiscard]] Result<VerifyRule> parse_verify(std::string_view text);
 
 // The configuration with every default filled in, as TOML that parse_config accepts.
 [[nodiscard]] std::string to_toml(const Config& config);

@@ -24,6 +24,8 @@ struct Geometry {
   // Bytes that a retrieve of a run of `blocks` blocks delivers: window segments count in the last block
   // alone.
   [[nodiscard]] uint64_t run_bytes(uint64_t blocks) const;
+
+  friend bool operator==(const Geometry&, const Geometry&) = default;
 };
 
 // Says what is wrong: no segments, more than segments_max, an empty segment, a window list of another length.

@@ -1,0 +1,129 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <set>
+
+#include "base/units.h"
+#include "config/config.h"
+#include "config/keys.h"
+
+namespace kvpool {
+namespace {
+
+constexpr size_t namespaces_max = 1024;
+
+std::string normal(const std::string& path) {
+  return std::filesystem::path(path).lexically_normal().string();
+}
+
+uint64_t largest_segment(const Config& config) {
+  uint64_t largest = 0;
+  for (const NamespaceConfig& ns : config.namespaces) {
+    for (const uint32_t bytes : ns.geometry.segment_bytes) largest = std::max<uint64_t>(largest, bytes);
+  }
+  return largest;
+}
+
+void check_devices(const Config& config, Problems& problems) {
+  if (config.devices.empty()) {
+    problems.push_back({"device", "there is none", fmt::format("1 to {} [[device]]", devices_max), 0});
+  }
+  if (config.devices.size() > devices_max) {
+    problems.push_back({"device", fmt::format("there are {}", config.devices.size()),
+                        fmt::format("1 to {} [[device]]", devices_max), 0});
+  }
+  std::set<std::string> names;
+  std::set<std::string> paths;
+  if (!config.profile_path.empty()) paths.insert(normal(config.profile_path));
+  if (!config.file.empty()) paths.insert(normal(config.file));
+  const uint64_t segment = largest_segment(config);
+  for (size_t i = 0; i < config.devices.size(); ++i) {
+    const DeviceConfig& device = config.devices[i];
+    const std::string path = fmt::format("device[{}]", i);
+    const size_t problems_before = problems.size();
+    check_keys(device_keys(), device, path, problems);
+    if (problems.size() > problems_before) continue;
+    if (!names.insert(device.name).second) {
+      problems.push_back({path + ".name", fmt::format("'{}' is another device's name", device.name),
+                          "a name of its own for each device", 0});
+    }
+    if (device.kind == DeviceKind::file && !paths.insert(normal(device.path)).second) {
+      problems.push_back(
+          {path + ".path",
+           fmt::format("'{}' is another device's, the profile or the configuration", device.path),
+           "a file of its own for each device", 0});
+    }
+    if (device.size_bytes < segment) {
+      problems.push_back({path + ".size",
+                          fmt::format("{} are below the largest segment, {}", format_bytes(device.size_bytes),
+                                      format_bytes(segment)),
+                          "room for one segment of each namespace at least", 0});
+    }
+  }
+}
+
+void check_namespaces(const Config& config, Problems& problems) {
+  if (config.namespaces.size() > namespaces_max) {
+    problems.push_back({"namespace", fmt::format("there are {}", config.namespaces.size()),
+                        fmt::format("at most {} [[namespace]]", namespaces_max), 0});
+  }
+  std::set<std::string> names;
+  for (size_t i = 0; i < config.namespaces.size(); ++i) {
+    const NamespaceConfig& ns = config.namespaces[i];
+    const std::string path = fmt::format("namespace[{}]", i);
+    std::string wrong = check_namespace_name(ns.name);
+    if (!wrong.empty()) {
+      problems.push_back({path + ".name", std::move(wrong),
+                          "a text of 1 to 255 bytes without control characters, unique", 0});
+    } else if (!names.insert(ns.name).second) {
+      problems.push_back({path + ".name", fmt::format("'{}' is another namespace's name", ns.name),
+                          "a name of its own for each namespace", 0});
+    }
+    const Status shape = validate(ns.geometry);
+    if (!shape) problems.push_back({path, shape.error().message, "", 0});
+  }
+}
+
+void check_limits(const Config& config, Problems& problems) {
+  check_keys(limits_keys(), config.limits, "limits", problems);
+  for (const NamespaceConfig& ns : config.namespaces) {
+    if (ns.geometry.segments() <= config.limits.segments_per_request) continue;
+    problems.push_back({"limits.segments_per_request",
+                        fmt::format("{} is below one block of '{}', {} segments",
+                                    config.limits.segments_per_request, ns.name, ns.geometry.segments()),
+                        "the segments of the largest block at least", 0});
+  }
+}
+
+}  // namespace
+
+Problems find_problems(const Config& config) {
+  Problems problems;
+  check_keys(pool_keys(), config, "pool", problems);
+  check_devices(config, problems);
+  check_namespaces(config, problems);
+  check_limits(config, problems);
+  return problems;
+}
+
+Status validate(const Config& config) {
+  const Problems problems = find_problems(config);
+  if (problems.empty()) return {};
+  return fail_with(config.file, problems);
+}
+
+void fill_defaults(Config& config) {
+  std::set<std::string> taken;
+  for (const DeviceConfig& device : config.devices) taken.insert(device.name);
+  for (DeviceConfig& device : config.devices) {
+    for (uint32_t number = 0; device.name.empty(); ++number) {
+      const std::string name = fmt::format("{}{}", to_string(device.kind), number);
+      if (taken.insert(name).second) device.name = name;
+    }
+  }
+  if (config.profile_path.empty() && !config.file.empty()) {
+    config.profile_path = config.file + ".profile.json";
+  }
+}
+
+}  // namespace kvpool
