@@ -1,0 +1,337 @@
+#include "io/file/pool_header.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/checksum.h"
+#include "base/units.h"
+
+namespace kvpool {
+namespace {
+
+constexpr std::array<char, 8> header_magic = {'K', 'V', 'P', 'O', 'O', 'L', '\r', '\n'};
+constexpr uint32_t header_version = 1;
+constexpr uint32_t alignment_bytes_min = 4096;
+
+uint64_t header_checksum(const PoolHeader& header) {
+  return checksum({reinterpret_cast<const std::byte*>(&header), offsetof(PoolHeader, checksum)}, 0);
+}
+
+template <size_t size>
+void copy_text(std::array<char, size>& field, const std::string& text) {
+  std::copy_n(text.begin(), std::min(text.size(), size - 1), field.begin());
+}
+
+template <size_t size>
+std::string text_of(const std::array<char, size>& field) {
+  return {field.begin(), std::find(field.begin(), field.end(), '\0')};
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISBLK(mode)) return "a block device; a `file` device lies in a file on a file system";
+  if (S_ISCHR(mode)) return "a character device";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  return "a socket";
+}
+
+Status check_regular(const struct stat& about, const std::string& path) {
+  if (S_ISREG(about.st_mode)) return {};
+  return fail(Errc::invalid_argument, fmt::format("{}: is {}, not a file", path, kind_of(about.st_mode)));
+}
+
+Status check_parent(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  std::error_code ignored;
+  if (parent.empty() || std::filesystem::is_directory(parent, ignored)) return {};
+  return fail(Errc::invalid_argument,
+              fmt::format("{}: there is no directory {}; create it first", path, parent.string()));
+}
+
+// Reads the header of a file of at least that size. No value: shorter, or unreadable.
+std::optional<PoolHeader> read_header(int fd) {
+  PoolHeader header;
+  ssize_t count = 0;
+  do {
+    count = pread(fd, &header, sizeof header, 0);
+  } while (count < 0 && errno == EINTR);
+  if (count != static_cast<ssize_t>(sizeof header)) return std::nullopt;
+  return header;
+}
+
+// The header of a file that is ours; nothing for an empty file; an error for somebody else's.
+Result<std::optional<PoolHeader>> identify(int fd, const std::string& path) {
+  struct stat about{};
+  if (fstat(fd, &about) != 0) return fail_errno(errno, path);
+  if (Status regular = check_regular(about, path); !regular) return tl::unexpected(regular.error());
+  if (about.st_size == 0) return std::optional<PoolHeader>{};
+  const auto header = read_header(fd);
+  if (!header) return tl::unexpected(check_pool_header(PoolHeader{}, path).error());
+  if (Status ours = check_pool_header(*header, path); !ours) return tl::unexpected(ours.error());
+  return header;
+}
+
+struct flock whole_file(short type) {
+  struct flock lock{};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+tl::unexpected<Error> in_use(const std::string& path, const std::optional<PoolHeader>& header) {
+  if (!header) return fail(Errc::in_use, fmt::format("{}: another process is about to use it", path));
+  const std::string host = text_of(header->owner_host);
+  const bool here = text_of(header->owner_boot_id) == boot_id();
+  return fail(Errc::in_use,
+              fmt::format("{}: in use by process {}{}; close that pool first, or give this one another path",
+                          path, header->owner_pid, here ? "" : fmt::format(" on {}", host)));
+}
+
+// A new file is private to its user: it will hold what people wrote to a model.
+int open_or_create(const std::string& path, bool& created) {
+  int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0 && errno == ENOENT) {
+    fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
+    created = fd >= 0;
+  }
+  return fd;
+}
+
+uint64_t free_bytes_of(int fd) {
+  struct statvfs about{};
+  return fstatvfs(fd, &about) == 0 ? static_cast<uint64_t>(about.f_bavail) * about.f_frsize : 0;
+}
+
+tl::unexpected<Error> no_space(int fd, const std::string& path, uint64_t size_bytes) {
+  return fail(Errc::system, fmt::format("{}: {} do not fit on its file system, which has {} free; make the "
+                                        "device smaller or free space",
+                                        path, format_bytes(size_bytes), format_bytes(free_bytes_of(fd))));
+}
+
+Status preallocate(int fd, const std::string& path, uint64_t file_bytes, uint64_t size_bytes) {
+  int outcome = 0;
+  do {
+    outcome = fallocate(fd, 0, 0, static_cast<off_t>(file_bytes));
+  } while (outcome != 0 && errno == EINTR);
+  if (outcome == 0) return {};
+  if (errno == ENOSPC || errno == EDQUOT) return no_space(fd, path, size_bytes);
+  if (errno == EOPNOTSUPP) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: its file system cannot preallocate files (fallocate); use "
+                            "ext4, XFS or another that can",
+                            path));
+  }
+  return fail_errno(errno, fmt::format("{}: cannot be given {}", path, format_bytes(size_bytes)));
+}
+
+// What direct I/O on this file wants of addresses, offsets and lengths; never less than 4096.
+uint32_t alignment_of(int fd) {
+#if defined(STATX_DIOALIGN)
+  struct statx about{};
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &about) == 0 && (about.stx_mask & STATX_DIOALIGN) != 0) {
+    return std::max({alignment_bytes_min, about.stx_dio_mem_align, about.stx_dio_offset_align});
+  }
+#endif
+  (void)fd;
+  return alignment_bytes_min;
+}
+
+Status write_header(int fd, const PoolHeader& header, const std::string& path) {
+  ssize_t count = 0;
+  do {
+    count = pwrite(fd, &header, sizeof header, 0);
+  } while (count < 0 && errno == EINTR);
+  if (count < 0 && errno == ENOSPC) return no_space(fd, path, sizeof header);
+  if (count != static_cast<ssize_t>(sizeof header)) {
+    return fail_errno(count < 0 ? errno : EIO, fmt::format("{}: its header cannot be written", path));
+  }
+  if (fsync(fd) != 0) return fail_errno(errno, fmt::format("{}: its header cannot be synced", path));
+  return {};
+}
+
+}  // namespace
+
+PoolHeader make_pool_header(uint64_t size_bytes, uint32_t alignment_bytes) {
+  PoolHeader header;
+  header.magic = header_magic;
+  header.version = header_version;
+  header.header_bytes = sizeof(PoolHeader);
+  const ssize_t drawn = getrandom(header.uuid.data(), header.uuid.size(), 0);
+  KVPOOL_ASSERT(drawn == static_cast<ssize_t>(header.uuid.size()));
+  header.uuid[6] = static_cast<uint8_t>((header.uuid[6] & 0x0f) | 0x40);
+  header.uuid[8] = static_cast<uint8_t>((header.uuid[8] & 0x3f) | 0x80);
+  header.size_bytes = size_bytes;
+  header.data_offset_bytes = pool_data_offset_bytes;
+  header.alignment_bytes = alignment_bytes;
+  header.owner_pid = static_cast<uint32_t>(getpid());
+  header.created_unix_ns = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                                     std::chrono::system_clock::now().time_since_epoch())
+                                                     .count());
+  copy_text(header.owner_host, host_name());
+  copy_text(header.owner_boot_id, boot_id());
+  header.checksum = header_checksum(header);
+  return header;
+}
+
+Status check_pool_header(const PoolHeader& header, const std::string& path) {
+  const auto not_ours = [&](std::string_view why) {
+    return fail(Errc::not_ours,
+                fmt::format("{}: {}; it was left alone. Give another path, or delete the file "
+                            "yourself if nobody needs it",
+                            path, why));
+  };
+  if (header.magic != header_magic) return not_ours("holds data that kvpool did not write");
+  if (header.checksum != header_checksum(header)) return not_ours("has a damaged kvpool header");
+  if (header.version != header_version) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: was written by another kvpool (format {}, this one has {}); "
+                            "it was left alone",
+                            path, header.version, header_version));
+  }
+  if (header.header_bytes != sizeof header || header.data_offset_bytes != pool_data_offset_bytes) {
+    return not_ours("has an impossible kvpool header");
+  }
+  return {};
+}
+
+std::string format_uuid(const std::array<uint8_t, 16>& uuid) {
+  std::string text;
+  for (size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", uuid[i]);
+  }
+  return text;
+}
+
+Result<PoolFile> PoolFile::open(const std::string& path, uint64_t size_bytes) {
+  KVPOOL_ASSERT(size_bytes > 0 && size_bytes % alignment_bytes_min == 0);
+  PoolFile file;
+  Status done = file.acquire(path);
+  if (done) done = file.format(path, size_bytes);
+  if (done) return file;
+  if (file.created_) unlink(path.c_str());
+  return tl::unexpected(done.error());
+}
+
+PoolFile::PoolFile(PoolFile&& other) noexcept { *this = std::move(other); }
+
+PoolFile& PoolFile::operator=(PoolFile&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(created_, other.created_);
+  std::swap(direct_, other.direct_);
+  std::swap(unlock_on_close_, other.unlock_on_close_);
+  std::swap(header_, other.header_);
+  return *this;
+}
+
+PoolFile::~PoolFile() {
+  if (fd_ < 0) return;
+  // An io_uring that knew the file may hold it a little longer than we do.
+  if (unlock_on_close_) {
+    struct flock unlock = whole_file(F_UNLCK);
+    fcntl(fd_, F_OFD_SETLK, &unlock);
+  }
+  close(fd_);
+}
+
+// Nothing is written here. Whose file it is gets asked before the lock, so that somebody else's locked file
+// is called theirs, and after it, because only then it cannot change any more.
+Status PoolFile::acquire(const std::string& path) {
+  if (Status parent = check_parent(path); !parent) return parent;
+  struct stat about{};
+  // Opening a device or a FIFO can have effects of its own.
+  if (stat(path.c_str(), &about) == 0) {
+    if (Status regular = check_regular(about, path); !regular) return regular;
+  }
+  fd_ = open_or_create(path, created_);
+  if (fd_ < 0) return fail_errno(errno, fmt::format("{}: cannot be opened", path));
+  const auto before = identify(fd_, path);
+  if (!before) return tl::unexpected(before.error());
+  struct flock lock = whole_file(F_WRLCK);
+  if (fcntl(fd_, F_OFD_SETLK, &lock) != 0) {
+    if (errno != EAGAIN && errno != EACCES)
+      return fail_errno(errno, fmt::format("{}: cannot be locked", path));
+    created_ = false;
+    return in_use(path, *before);
+  }
+  const auto after = identify(fd_, path);
+  if (!after) return tl::unexpected(after.error());
+  if (fstat(fd_, &about) != 0) return fail_errno(errno, path);
+  if (about.st_nlink == 0)
+    return fail(Errc::system, fmt::format("{}: was deleted while it was opened", path));
+  return {};
+}
+
+Status PoolFile::format(const std::string& path, uint64_t size_bytes) {
+  const uint64_t file_bytes = pool_data_offset_bytes + size_bytes;
+  struct stat about{};
+  if (fstat(fd_, &about) != 0) return fail_errno(errno, path);
+  const uint64_t allocated = static_cast<uint64_t>(about.st_blocks) * 512;
+  const uint64_t wanted = file_bytes - std::min(file_bytes, allocated);
+  // Asked first: a file system that is filled to the brim by an attempt hurts everybody on it.
+  if (wanted > free_bytes_of(fd_)) return no_space(fd_, path, size_bytes);
+  if (static_cast<uint64_t>(about.st_size) > file_bytes &&
+      ftruncate(fd_, static_cast<off_t>(file_bytes)) != 0) {
+    return fail_errno(errno, fmt::format("{}: cannot be cut", path));
+  }
+  header_ = make_pool_header(size_bytes, alignment_of(fd_));
+  if (Status written = write_header(fd_, header_, path); !written) return written;
+  if (Status grown = preallocate(fd_, path, file_bytes, size_bytes); !grown) {
+    // Gives back what was taken in part.
+    [[maybe_unused]] const int ignored = ftruncate(fd_, sizeof header_);
+    return grown;
+  }
+  // Pages that an earlier, buffered user left would cost direct I/O a look and a flush.
+  posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  direct_ = fcntl(fd_, F_SETFL, O_DIRECT) == 0;
+  return {};
+}
+
+Result<PoolFileInfo> inspect_pool_file(const std::string& path) {
+  struct stat about{};
+  if (stat(path.c_str(), &about) != 0) return fail_errno(errno, fmt::format("{}: cannot be read", path));
+  if (Status regular = check_regular(about, path); !regular) return tl::unexpected(regular.error());
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return fail_errno(errno, fmt::format("{}: cannot be read", path));
+  const auto header = identify(fd, path);
+  struct flock lock = whole_file(F_WRLCK);
+  const bool asked = fcntl(fd, F_OFD_GETLK, &lock) == 0;
+  close(fd);
+  if (!header) return tl::unexpected(header.error());
+  if (!*header) return fail(Errc::not_ours, fmt::format("{}: is empty", path));
+  PoolFileInfo info;
+  info.header = **header;
+  info.file_bytes = static_cast<uint64_t>(about.st_size);
+  info.allocated_bytes = static_cast<uint64_t>(about.st_blocks) * 512;
+  info.in_use = asked && lock.l_type != F_UNLCK;
+  return info;
+}
+
+}  // namespace kvpool
