@@ -23,14 +23,16 @@ function(kvpool_room_includes target path)
   endif()
 endfunction()
 
-# kvpool_room(NAME PATH SOURCES ... DEPS ... [LIBS ...])
+# kvpool_room(NAME PATH [THREADS] SOURCES ... DEPS ... [LIBS ...] [TEST_DEPS ...])
 #   NAME   the target is kvpool_NAME
 #   PATH   how others spell the folder in an include: base, io/file, ...
 #   DEPS   rooms (without the kvpool_ prefix) whose headers it may include
 #   LIBS   outside libraries
+#   TEST_DEPS  rooms that its tests need besides
+#   THREADS    its tests start threads: they run under ThreadSanitizer too
 # Unit tests stand beside the code as *_test.cpp and are found by kvpool_room_tests.
 function(kvpool_room name path)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPS;LIBS" ${ARGN})
+  cmake_parse_arguments(ROOM "THREADS" "" "SOURCES;DEPS;LIBS;TEST_DEPS" ${ARGN})
   set(target kvpool_${name})
   if(ROOM_SOURCES)
     add_library(${target} STATIC ${ROOM_SOURCES})
@@ -45,7 +47,11 @@ function(kvpool_room name path)
     target_link_libraries(${target} ${scope} kvpool_${dep})
   endforeach()
   target_link_libraries(${target} ${scope} ${ROOM_LIBS})
-  kvpool_room_tests(${name} ${target})
+  list(TRANSFORM ROOM_TEST_DEPS PREPEND kvpool_)
+  kvpool_room_tests(${name} ${target} ${ROOM_TEST_DEPS})
+  if(ROOM_THREADS)
+    kvpool_threaded_test(${name})
+  endif()
 endfunction()
 
 # One GoogleTest binary a room, from its *_test.cpp; extra arguments are further rooms the tests need.
@@ -55,6 +61,18 @@ function(kvpool_room_tests name target)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE kvpool_flags ${target} ${ARGN} GTest::gtest_main)
     add_test(NAME ${name} COMMAND ${name}_test)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
+  endif()
+endfunction()
+
+# Marks the test NAME, made by NAME_test in this folder, as one that starts threads: label `threads`, and
+# built by `threaded_tests`, which is all that the ThreadSanitizer run builds.
+function(kvpool_threaded_test name)
+  if(NOT TARGET threaded_tests)
+    add_custom_target(threaded_tests)
+  endif()
+  if(TARGET ${name}_test)
+    set_property(TEST ${name} APPEND PROPERTY LABELS threads)
+    add_dependencies(threaded_tests ${name}_test)
   endif()
 endfunction()

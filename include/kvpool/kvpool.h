@@ -108,7 +108,6 @@ typedef struct kvpool_stats {
   uint64_t busy_requests, rejected_blocks, timed_out_requests, cancelled_requests, invalid_requests;
   uint64_t io_errors, short_ios, checksum_errors, stalled_tickets;
   uint64_t tickets_under_way, pins_held;
-  uint64_t data_path_allocations; /* by the engine's thread since it started; 0 unless something is wrong */
   double catalog_bytes_per_block; /* without checksums */
 } kvpool_stats;
 
@@ -168,7 +167,7 @@ typedef uint64_t kvpool_ticket; /* never 0 */
 
 enum {
   KVPOOL_PIN = 1,      /* match: hold the run; the completion's pin is redeemable by any consumer */
-  KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens */
+  KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens but BUSY */
 };
 
 /* One struct for every kind of request; each function says which fields it reads. keys and buffers must lie

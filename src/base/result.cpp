@@ -26,7 +26,7 @@ std::string_view to_string(Errc code) {
   return index < names.size() ? names[index] : "unknown";
 }
 
-tl::unexpected<Error> fail_errno(int error_number, std::string what) {
+tl::unexpected<Error> fail_errno(int error_number, const std::string& what) {
   return fail(Errc::system, what + ": " + std::generic_category().message(error_number));
 }
 

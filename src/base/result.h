@@ -48,6 +48,6 @@ using Status = Result<void>;
 }
 
 // An Error of code `system` whose message ends in the words for errno value `error_number`.
-[[nodiscard]] tl::unexpected<Error> fail_errno(int error_number, std::string what);
+[[nodiscard]] tl::unexpected<Error> fail_errno(int error_number, const std::string& what);
 
 }  // namespace kvpool

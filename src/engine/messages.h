@@ -70,8 +70,9 @@ inline constexpr uint32_t slots_max = 256;
 struct Channel {
   SpscRing<Submission, slots_max * 2> submissions;  // requests, and as many cancels
   SpscRing<Completion, slots_max * 2> completions;
-  std::array<std::atomic<uint32_t>, slots_max>
-      progress{};  // complete leading segments of each slot's retrieve
+  // Complete leading segments of each slot's retrieve.
+  std::array<std::atomic<uint32_t>, slots_max> progress{};
+  std::atomic<uint32_t> news{0};  // grows whenever completions or progress were added
 };
 
 }  // namespace kvpool

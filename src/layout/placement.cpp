@@ -32,6 +32,7 @@ std::vector<double> link_weights(const Profile& profile) {
   const bool bounded = link > 0 && storage > 0 && storage + memory > link;
   const double memory_scale = bounded ? std::max(0.0, link - storage) / memory : 1.0;
   std::vector<double> weights;
+  weights.reserve(profile.devices.size());
   for (const DeviceProfile& device : profile.devices) {
     weights.push_back(device.read_bytes_per_second * (device.storage || memory <= 0 ? 1.0 : memory_scale));
   }

@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Sums up ctest results: what passed, what failed, and every skipped test with its reason.
+
+A skipped test is counted apart from the passed ones, be it a whole ctest test (exit status 77) or one
+GoogleTest case (GTEST_SKIP, whose binary exits 0). A test whose program is missing has failed.
+Usage: test_summary.py NAME=FILE...    FILE is what ctest --output-junit wrote.
+Exit status: 1 if a file is missing or holds a failure.
+"""
+
+import re
+import sys
+import xml.etree.ElementTree
+
+SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (.+?) \(\d+ ms\)$")
+PASSED_CASES = re.compile(r"^\[  PASSED  \] (\d+) tests?\.$")
+
+
+def skipped_cases(output):
+    """Yields (case, reason) for every GoogleTest case that called GTEST_SKIP. The reason follows 'Skipped'."""
+    lines, reason = output.splitlines(), ""
+    for previous, line in zip([""] + lines, lines):
+        if previous.endswith(": Skipped"):
+            reason = line.strip()
+        elif match := SKIPPED_CASE.match(line):
+            yield match[1], reason
+            reason = ""
+
+
+def skip_reason(output):
+    """The line by which a test that exits 77 says why."""
+    return next((line[4:].strip(" :") for line in output.splitlines() if line.startswith("SKIP")), "")
+
+
+def parse(junit_text):
+    """Returns (passed tests, failed names, passed GoogleTest cases, [(skipped name, reason)])."""
+    passed, failed, cases, skipped = 0, [], 0, []
+    for test in xml.etree.ElementTree.fromstring(junit_text).iter("testcase"):
+        name, output = test.get("name"), test.findtext("system-out") or ""
+        skip = test.find("skipped")
+        if skip is not None and skip.get("message", "").startswith("SKIP_"):
+            skipped.append((name, skip_reason(output)))
+        elif test.get("status") != "run":
+            failed.append(name)
+        else:
+            passed += 1
+            cases += sum(int(m[1]) for line in output.splitlines() if (m := PASSED_CASES.match(line)))
+            skipped += [(f"{name}: {case}", reason) for case, reason in skipped_cases(output)]
+    return passed, failed, cases, skipped
+
+
+def main(arguments):
+    status = 0
+    for argument in arguments:
+        preset, _, path = argument.partition("=")
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                passed, failed, cases, skipped = parse(file.read())
+        except (OSError, xml.etree.ElementTree.ParseError) as error:
+            print(f"  {preset:8} no results: {error}")
+            status = 1
+            continue
+        print(f"  {preset:8} {passed} tests passed ({cases} cases), {len(failed)} failed, {len(skipped)} skipped")
+        for name in failed:
+            print(f"           FAILED {name}")
+            status = 1
+        for name, reason in skipped:
+            print(f"           SKIP {name}" + (f": {reason}" if reason else ""))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+#include "catalog/planner.h"
+
+namespace kvpool {
+
+void Planner::count(const std::vector<Space>& spaces, const Shape& shape, bool as_if_empty) {
+  for (size_t d = 0; d < spaces.size(); ++d) {
+    empty_[d] = as_if_empty ? spaces[d].slabs() : spaces[d].empty_slabs();
+    for (size_t k = 0; k < shape.kinds.size(); ++k) {
+      free_[d][k] = as_if_empty ? 0 : spaces[d].free_slots(shape.kinds[k]);
+    }
+  }
+}
+
+bool Planner::take(const Space& space, size_t device, const Shape& shape, uint32_t kind) {
+  uint32_t& free = free_[device][kind];
+  if (free == 0) {
+    const uint32_t slots = space.slots_per_slab(shape.kinds[kind]);
+    if (slots == 0 || empty_[device] == 0) return false;
+    --empty_[device];
+    free = slots;
+  }
+  --free;
+  return true;
+}
+
+DeviceId Planner::roomiest(const std::vector<Space>& spaces, const Shape& shape, uint32_t kind) const {
+  DeviceId best = no_device;
+  uint64_t most = 0;
+  for (size_t d = 0; d < spaces.size(); ++d) {
+    const SizeClass c = shape.kinds[kind];
+    const uint64_t slots = free_[d][kind] + uint64_t{empty_[d]} * spaces[d].slots_per_slab(c);
+    const uint64_t bytes = slots * spaces[d].slot_bytes(c);
+    if (bytes > most) {
+      most = bytes;
+      best = DeviceId(static_cast<uint8_t>(d));
+    }
+  }
+  return best;
+}
+
+Fit Planner::fit(const std::vector<Space>& spaces, const Shape& shape, std::span<const DeviceId> plan,
+                 std::span<SegmentSlot> chosen) {
+  count(spaces, shape, false);
+  uint32_t homeless = 0;
+  for (uint32_t s = 0; s < plan.size(); ++s) {
+    chosen[s] = {.device = plan[s], .size_class = shape.size_class(s)};
+    if (take(spaces[plan[s].value], plan[s].value, shape, shape.kind_of[s])) continue;
+    if (homeless++ == 0) short_of_ = chosen[s];
+    chosen[s].device = no_device;
+  }
+  if (homeless == 0) return Fit::planned;
+  for (uint32_t s = 0; s < plan.size(); ++s) {
+    if (chosen[s].device != no_device) continue;
+    const DeviceId device = roomiest(spaces, shape, shape.kind_of[s]);
+    if (device == no_device) return Fit::no_room;
+    KVPOOL_ASSERT(take(spaces[device.value], device.value, shape, shape.kind_of[s]));
+    chosen[s].device = device;
+  }
+  return Fit::spilled;
+}
+
+bool Planner::fits_empty(const std::vector<Space>& spaces, const Shape& shape) {
+  count(spaces, shape, true);
+  for (uint32_t s = 0; s < shape.segments(); ++s) {
+    const DeviceId device = roomiest(spaces, shape, shape.kind_of[s]);
+    if (device == no_device) return false;
+    KVPOOL_ASSERT(take(spaces[device.value], device.value, shape, shape.kind_of[s]));
+  }
+  return true;
+}
+
+}  // namespace kvpool

@@ -1,0 +1,60 @@
+// Planner: chooses a device for each segment of a new block, by the room there is now: the planned one, or,
+// where that is full, the one with most free bytes. It only counts; nothing is taken.
+//
+// Thread: its owner's. Failure: says how far it came.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "catalog/extents.h"
+#include "catalog/space.h"
+#include "layout/geometry.h"
+
+namespace kvpool {
+
+// A namespace as the catalog needs it.
+struct Shape {
+  Geometry geometry;
+  bool flat = false;
+  uint64_t block_bytes = 0;
+  std::vector<SizeClass> kinds;  // the distinct size classes
+  std::vector<uint8_t> kind_of;  // per segment, index into kinds
+  bool fits = false;             // an empty pool can hold a block
+
+  [[nodiscard]] uint32_t segments() const { return geometry.segments(); }
+  [[nodiscard]] SizeClass size_class(uint32_t segment) const { return kinds[kind_of[segment]]; }
+};
+
+enum class Fit : uint8_t {
+  planned,  // every segment on its planned device
+  spilled,  // some elsewhere
+  no_room,
+};
+
+class Planner {
+ public:
+  // Fills `chosen`, one for each planned device. Unless `planned`, short_of() is the first that found no
+  // room.
+  [[nodiscard]] Fit fit(const std::vector<Space>& spaces, const Shape& shape, std::span<const DeviceId> plan,
+                        std::span<SegmentSlot> chosen);
+  [[nodiscard]] SegmentSlot short_of() const { return short_of_; }
+
+  // Would empty devices hold a block?
+  [[nodiscard]] bool fits_empty(const std::vector<Space>& spaces, const Shape& shape);
+
+ private:
+  void count(const std::vector<Space>& spaces, const Shape& shape, bool as_if_empty);
+  [[nodiscard]] bool take(const Space& space, size_t device, const Shape& shape, uint32_t kind);
+  // The device with most room for the kind, or no_device.
+  [[nodiscard]] DeviceId roomiest(const std::vector<Space>& spaces, const Shape& shape, uint32_t kind) const;
+
+  std::array<uint32_t, devices_max> empty_{};                           // slabs
+  std::array<std::array<uint32_t, segments_max>, devices_max> free_{};  // slots, by kind
+  SegmentSlot short_of_{.device = no_device, .size_class = no_class};
+};
+
+}  // namespace kvpool

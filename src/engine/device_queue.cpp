@@ -1,0 +1,191 @@
+#include "engine/device_queue.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+
+namespace kvpool {
+namespace {
+
+// Where the profile does not say: memory is bounded by its copies alone; a drive wants some 32 requests of 1
+// MiB.
+constexpr uint64_t memory_window_bytes = 8ULL << 20;
+constexpr uint64_t storage_window_bytes = 32ULL << 20;
+
+uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile) {
+  if (profile.queue_bytes > 0) return profile.queue_bytes;
+  return limits.in_place ? memory_window_bytes : storage_window_bytes;
+}
+
+}  // namespace
+
+DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::span<std::byte> staging,
+                         const DeviceProfile& profile)
+    : id_(id),
+      device_(&device),
+      table_(&table),
+      limits_(device.limits()),
+      staging_(staging.empty() ? Staging() : Staging(staging)),
+      bytes_per_second_(profile.read_bytes_per_second),
+      window_bytes_(window_of(limits_, profile)) {
+  for (auto& lanes : lanes_) lanes.reserve(table.all().size());
+}
+
+void DeviceQueue::enqueue(Ticket& ticket, PartHandle handle) {
+  Lane& lane = ticket.lanes[id_.value];
+  if (!lane.listed) {
+    lane.listed = true;
+    lane.served = std::max(lane.served, virtual_time_);
+    lanes_[static_cast<size_t>(kind_of(ticket))].push_back(ticket.index);
+  }
+  const uint32_t bytes = aligned(table_->position(handle).bytes);
+  lane.bytes += bytes;
+  queued_bytes_ += bytes;
+  table_->part(handle).state = PartState::queued;
+  table_->push(lane.parts, handle);
+}
+
+void DeviceQueue::unlist(Ticket& ticket) {
+  Lane& lane = ticket.lanes[id_.value];
+  lane.listed = false;
+  auto& lanes = lanes_[static_cast<size_t>(kind_of(ticket))];
+  const auto it = std::ranges::find(lanes, ticket.index);
+  KVPOOL_ASSERT(it != lanes.end());
+  *it = lanes.back();
+  lanes.pop_back();
+}
+
+void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
+  Lane& lane = ticket.lanes[id_.value];
+  PartList kept;
+  while (!lane.parts.empty()) {
+    const PartHandle handle = table_->pop(lane.parts);
+    const auto position = table_->position(handle);
+    if (position.block < block) {
+      table_->push(kept, handle);
+      continue;
+    }
+    const uint32_t bytes = aligned(position.bytes);
+    lane.bytes -= bytes;
+    queued_bytes_ -= bytes;
+    table_->part(handle).state = PartState::idle;
+  }
+  lane.parts = kept;
+  if (lane.listed && kept.empty()) unlist(ticket);
+}
+
+Ticket* DeviceQueue::pick(Kind kind, Nanos now) {
+  Ticket* best = nullptr;
+  bool best_urgent = false;
+  for (const TicketIndex index : lanes_[static_cast<size_t>(kind)]) {
+    Ticket& ticket = table_->at(index);
+    const bool urgent = now >= ticket.urgent_at;
+    const bool better =
+        best == nullptr || (urgent && !best_urgent) ||
+        (urgent == best_urgent && (urgent ? ticket.deadline < best->deadline
+                                          : ticket.lanes[id_.value].served < best->lanes[id_.value].served));
+    if (!better) continue;
+    best = &ticket;
+    best_urgent = urgent;
+  }
+  return best;
+}
+
+PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
+  Lane& lane = ticket.lanes[id_.value];
+  const PartHandle handle = table_->pop(lane.parts);
+  const uint32_t bytes = aligned(table_->position(handle).bytes);
+  virtual_time_ = std::max(virtual_time_, lane.served);
+  lane.served += bytes;
+  lane.bytes -= bytes;
+  queued_bytes_ -= bytes;
+  if (lane.parts.empty()) unlist(ticket);
+  if (issued_bytes_ == 0) busy_since_ = now;
+  issued_bytes_ += bytes;
+  table_->part(handle).state = PartState::issued;
+  ++ticket.outstanding;
+  return handle;
+}
+
+bool DeviceQueue::may_issue(uint32_t bytes) const {
+  const uint64_t most = limits_.in_place ? window_bytes_ : 2 * window_bytes_;
+  return issued_bytes_ == 0 || issued_bytes_ + bytes <= most;
+}
+
+bool DeviceQueue::may_start(uint32_t bytes) const {
+  return device_bytes_ == 0 || device_bytes_ + bytes <= window_bytes_;
+}
+
+void DeviceQueue::start(PartHandle handle, IoKind kind, std::byte* buffer) {
+  KVPOOL_ASSERT(sending_.left == 0);
+  Part& part = table_->part(handle);
+  const uint32_t bytes = aligned(table_->position(handle).bytes);
+  const uint32_t pieces = (bytes + limits_.transfer_bytes_max - 1) / limits_.transfer_bytes_max;
+  KVPOOL_ASSERT(pieces <= UINT8_MAX);
+  part.pieces_left = static_cast<uint8_t>(pieces);
+  device_bytes_ += bytes;
+  sending_ = {.handle = handle, .kind = kind, .buffer = buffer, .offset = part.offset.value, .left = bytes};
+  flush();
+}
+
+bool DeviceQueue::flush() {
+  while (sending_.left > 0) {
+    const uint32_t length = std::min(sending_.left, limits_.transfer_bytes_max);
+    const IoRequest request{.kind = sending_.kind,
+                            .offset = ByteOffset(sending_.offset),
+                            .length_bytes = length,
+                            .buffer = sending_.buffer,
+                            .tag = (uint64_t{length} << 32) | sending_.handle.value};
+    if (!device_->submit(request)) return false;
+    sending_.left -= length;
+    sending_.offset += length;
+    if (sending_.buffer != nullptr) sending_.buffer += length;
+  }
+  return true;
+}
+
+PartHandle DeviceQueue::account(const IoCompletion& completion) {
+  const PartHandle handle(static_cast<uint32_t>(completion.tag));
+  const auto expected = static_cast<uint32_t>(completion.tag >> 32);
+  Part& part = table_->part(handle);
+  KVPOOL_ASSERT(part.state == PartState::issued && part.pieces_left > 0);
+  const Errc code =
+      completion.code == Errc::ok && completion.bytes != expected ? Errc::short_io : completion.code;
+  if (code != Errc::ok) {
+    ++counters_.errors;
+    if (part.code == Errc::ok) part.code = code;
+  }
+  if (limits_.in_place) part.address = completion.in_place;
+  if (--part.pieces_left > 0) return no_part;
+  const uint32_t bytes = aligned(table_->position(handle).bytes);
+  device_bytes_ -= bytes;
+  if (kind_of(table_->ticket_of(handle)) == Kind::read) {
+    ++counters_.reads;
+    counters_.read_bytes += bytes;
+  } else {
+    ++counters_.writes;
+    counters_.written_bytes += bytes;
+  }
+  return handle;
+}
+
+void DeviceQueue::finish(PartHandle handle, Nanos now) {
+  Part& part = table_->part(handle);
+  const uint32_t bytes = aligned(table_->position(handle).bytes);
+  if (staging_.owns(part.address)) staging_.give_back(part.address, bytes);
+  part.address = nullptr;
+  KVPOOL_ASSERT(issued_bytes_ >= bytes);
+  issued_bytes_ -= bytes;
+  if (issued_bytes_ == 0) {
+    counters_.busy += now - busy_since_;
+    busy_since_ = never;
+  }
+}
+
+DeviceCounters DeviceQueue::counters(Nanos now) const {
+  DeviceCounters counters = counters_;
+  if (busy_since_ != never) counters.busy += now - busy_since_;
+  return counters;
+}
+
+}  // namespace kvpool

@@ -1,0 +1,133 @@
+// DeviceQueue: what waits for one device, what is on it, and what goes next.
+//
+// Fairness. Each ticket has a lane of parts that wait for the device. The lane that has been served least
+// goes next (start-time fair queueing, Goyal, Vin and Cheng 1996: a lane that joins starts at the virtual
+// time of those in service, so a newcomer neither waits for a large request nor starves it). A ticket whose
+// deadline comes near goes before the others, the earliest deadline first. Within a lane parts go in layer
+// order.
+//
+// Bounds. The bytes on the device are bounded by `window_bytes`, just enough to reach its bandwidth, so that
+// an urgent read waits milliseconds at most; what is issued but not home, checksums and copies included, by
+// twice that. A part larger than the window goes alone.
+//
+// Thread: the engine's. Nothing allocates after construction.
+
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/staging.h"
+#include "engine/ticket.h"
+#include "io/device.h"
+#include "layout/profile.h"
+
+namespace kvpool {
+
+struct DeviceCounters {
+  uint64_t read_bytes = 0;
+  uint64_t written_bytes = 0;
+  uint64_t reads = 0;
+  uint64_t writes = 0;
+  uint64_t errors = 0;
+  Nanos busy{0};  // with at least one part issued
+};
+
+class DeviceQueue {
+ public:
+  DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::span<std::byte> staging,
+              const DeviceProfile& profile);
+
+  enum class Kind : uint8_t { read, write };
+
+  // ---- lanes
+  void enqueue(Ticket& ticket, PartHandle handle);
+  // Forgets the ticket's parts of blocks from `block` on; they become idle.
+  void drop(Ticket& ticket, uint32_t block);
+  // Whose part goes next, or null. Its lane is not empty.
+  [[nodiscard]] Ticket* pick(Kind kind, Nanos now);
+  // Takes the first part of the lane off it and counts it as issued.
+  PartHandle take(Ticket& ticket, Nanos now);
+  [[nodiscard]] bool has_queued(Kind kind) const { return !lanes_[static_cast<size_t>(kind)].empty(); }
+  [[nodiscard]] Kind kind_of(const Ticket& ticket) const {
+    return ticket.op == Op::store || (ticket.op == Op::stage && limits_.in_place) ? Kind::write : Kind::read;
+  }
+
+  // ---- in flight
+  // Whether a part of that size may be issued; whether it may go to the device.
+  [[nodiscard]] bool may_issue(uint32_t bytes) const;
+  [[nodiscard]] bool may_start(uint32_t bytes) const;
+  // Sends a part to the device, in as many pieces as that wants. REQUIRES: flush() said true.
+  void start(PartHandle handle, IoKind kind, std::byte* buffer);
+  // Sends pieces that the device had no room for; true when none is left.
+  bool flush();
+  // Calls `arrived(handle)` for each part whose last piece is back; its code and address are set.
+  template <class Arrived>
+  bool poll(Nanos now, Arrived&& arrived) {
+    const size_t count = device_->poll(completions_);
+    now_ = now;
+    for (size_t i = 0; i < count; ++i) {
+      if (const PartHandle handle = account(completions_[i]); handle != no_part) arrived(handle);
+    }
+    return count > 0;
+  }
+  // The part is home: nothing of this device's holds it any more. Gives its staging back.
+  void finish(PartHandle handle, Nanos now);
+
+  [[nodiscard]] uint32_t aligned(uint32_t bytes) const {
+    return (bytes + limits_.alignment_bytes - 1) / limits_.alignment_bytes * limits_.alignment_bytes;
+  }
+  [[nodiscard]] bool is_aligned(const std::byte* address) const {
+    return reinterpret_cast<uintptr_t>(address) % limits_.alignment_bytes == 0;
+  }
+
+  [[nodiscard]] DeviceId id() const { return id_; }
+  [[nodiscard]] const std::string& name() const { return device_->name(); }
+  [[nodiscard]] Nanos next_event_time() const { return device_->next_event_time(); }
+  [[nodiscard]] const DeviceLimits& limits() const { return limits_; }
+  [[nodiscard]] Staging& staging() { return staging_; }
+  [[nodiscard]] uint64_t queued_bytes() const { return queued_bytes_ + issued_bytes_; }
+  [[nodiscard]] uint64_t issued_bytes() const { return issued_bytes_; }
+  [[nodiscard]] double bytes_per_second() const { return bytes_per_second_; }
+  [[nodiscard]] DeviceCounters counters(Nanos now) const;
+
+  // Parts of stores that are summed, and staged where need be, and wait for the device.
+  PartList prepared;
+  // Reads give way to one write after so many in a row, so that stores cannot starve.
+  static constexpr uint32_t reads_per_write = 8;
+  uint32_t reads_in_a_row = 0;
+
+ private:
+  // Null, or the part that a completion was the last piece of.
+  [[nodiscard]] PartHandle account(const IoCompletion& completion);
+  void unlist(Ticket& ticket);
+
+  struct Sending {
+    PartHandle handle = no_part;
+    IoKind kind = IoKind::read;
+    std::byte* buffer = nullptr;
+    uint64_t offset = 0;
+    uint32_t left = 0;
+  };
+
+  DeviceId id_;
+  Device* device_;
+  TicketTable* table_;
+  DeviceLimits limits_;
+  Staging staging_;
+  double bytes_per_second_;
+  uint64_t window_bytes_;
+  std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
+  uint64_t virtual_time_ = 0;
+  uint64_t queued_bytes_ = 0;
+  uint64_t issued_bytes_ = 0;
+  uint64_t device_bytes_ = 0;
+  Sending sending_;
+  Nanos now_{0};
+  Nanos busy_since_ = never;
+  DeviceCounters counters_;
+  std::array<IoCompletion, 64> completions_{};
+};
+
+}  // namespace kvpool

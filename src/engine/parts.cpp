@@ -1,0 +1,245 @@
+// What happens to a part between its lane and its home:
+//   read   lane -> device -> [transfer: copy, checksum] -> home
+//   write  in place: lane -> device (gives the address) -> transfer: copy, checksum -> home
+//          else:     lane -> [transfer: copy to staging, checksum] -> prepared -> device -> home
+//   stage  lane of the memory (gives the address) -> lane of the drive -> drive -> transfer: checksum -> home
+
+#include "base/assert.h"
+#include "base/checksum.h"
+#include "engine/engine.h"
+
+namespace kvpool {
+
+bool Engine::pump(DeviceQueue& queue) {
+  bool worked = false;
+  while (queue.flush()) {
+    const bool write_turn =
+        !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
+    if (write_turn && (issue_prepared(queue) || issue_write(queue))) {
+      queue.reads_in_a_row = 0;
+      worked = true;
+      continue;
+    }
+    if (!issue_read(queue)) break;
+    ++queue.reads_in_a_row;
+    worked = true;
+  }
+  return worked;
+}
+
+bool Engine::verifies(const DeviceQueue& queue) const {
+  return options_.verify == Verify::always ||
+         (options_.verify == Verify::storage && !queue.limits().in_place);
+}
+
+// The consumer's memory for a part; null when what it named is not in its regions.
+std::byte* Engine::consumer_memory(const Ticket& ticket, const TicketTable::Position& position) const {
+  const RegionAddress address = ticket.buffers[uint64_t{position.block} * ticket.columns + position.column];
+  return ticket.port->regions.resolve(address, position.bytes);
+}
+
+bool Engine::issue_read(DeviceQueue& queue) {
+  Ticket* ticket = queue.pick(DeviceQueue::Kind::read, now_);
+  if (ticket == nullptr) return false;
+  const PartHandle handle = ticket->lanes[queue.id().value].parts.head;
+  Part& part = table_.part(handle);
+  const auto position = table_.position(handle);
+  const uint32_t bytes = queue.aligned(position.bytes);
+  if (!queue.may_issue(bytes) || !queue.may_start(bytes)) return false;
+
+  std::byte* buffer = nullptr;
+  if (ticket->op == Op::stage) {
+    buffer = part.address;  // its new place in pool memory
+  } else if (!queue.limits().in_place) {
+    std::byte* destination = consumer_memory(*ticket, position);
+    if (destination == nullptr) {
+      queue.take(*ticket, now_);
+      home(handle, Errc::invalid_argument);
+      return true;
+    }
+    const bool direct = bytes == position.bytes && queue.is_aligned(destination);
+    buffer = direct ? destination : queue.staging().take(bytes);
+    if (buffer == nullptr) return false;
+    part.address = buffer;
+  }
+  queue.take(*ticket, now_);
+  queue.start(handle, IoKind::read, buffer);
+  return true;
+}
+
+bool Engine::issue_write(DeviceQueue& queue) {
+  Ticket* ticket = queue.pick(DeviceQueue::Kind::write, now_);
+  if (ticket == nullptr) return false;
+  const PartHandle handle = ticket->lanes[queue.id().value].parts.head;
+  Part& part = table_.part(handle);
+  const auto position = table_.position(handle);
+  const uint32_t bytes = queue.aligned(position.bytes);
+  if (!queue.may_issue(bytes)) return false;
+  if (queue.limits().in_place) {
+    if (!queue.may_start(bytes)) return false;
+    queue.take(*ticket, now_);
+    queue.start(handle, IoKind::write, nullptr);
+    return true;
+  }
+  std::byte* source = consumer_memory(*ticket, position);
+  if (source == nullptr) {
+    queue.take(*ticket, now_);
+    home(handle, Errc::invalid_argument);
+    return true;
+  }
+  const bool direct = bytes == position.bytes && queue.is_aligned(source);
+  part.address = direct ? source : queue.staging().take(bytes);
+  if (part.address == nullptr) return false;
+  queue.take(*ticket, now_);
+  if (direct && options_.verify == Verify::never) {
+    table_.push(queue.prepared, handle);
+  } else {
+    transfer(handle);
+  }
+  return true;
+}
+
+bool Engine::issue_prepared(DeviceQueue& queue) {
+  if (queue.prepared.empty()) return false;
+  const PartHandle handle = queue.prepared.head;
+  if (table_.ticket_of(handle).state == Ticket::State::ending) {
+    table_.pop(queue.prepared);
+    home(handle, Errc::cancelled);
+    return true;
+  }
+  if (!queue.may_start(queue.aligned(table_.position(handle).bytes))) return false;
+  table_.pop(queue.prepared);
+  queue.start(handle, IoKind::write, table_.part(handle).address);
+  return true;
+}
+
+// The device is done with a part.
+void Engine::arrived(DeviceQueue& queue, PartHandle handle) {
+  const Part& part = table_.part(handle);
+  const Ticket& ticket = table_.ticket_of(handle);
+  if (part.code != Errc::ok || ticket.state == Ticket::State::ending) return home(handle, part.code);
+  switch (ticket.op) {
+    case Op::store:
+      if (queue.limits().in_place) return transfer(handle);
+      return home(handle, Errc::ok);
+    case Op::stage:
+      if (queue.limits().in_place) return stage_place_known(handle);
+      return transfer(handle);
+    default:
+      break;
+  }
+  const bool copies = queue.limits().in_place || queue.staging().owns(part.address);
+  if (!copies && !verifies(queue)) return home(handle, Errc::ok);
+  transfer(handle);
+}
+
+TransferJob Engine::job_for(PartHandle handle) {
+  const Part& part = table_.part(handle);
+  const Ticket& ticket = table_.ticket_of(handle);
+  DeviceQueue& queue = queue_of(part);
+  const auto position = table_.position(handle);
+  TransferJob job{.length_bytes = position.bytes, .tag = handle.value};
+  if (ticket.op == Op::store) {
+    std::byte* source = consumer_memory(ticket, position);
+    job.source = source;
+    job.sum = options_.verify != Verify::never;
+    job.seed = checksum_seed(catalog_.key(ticket.stored[position.block].id), position.segment);
+    if (part.address != source) {
+      job.destination = part.address;
+      job.pad_bytes = queue.aligned(position.bytes) - position.bytes;
+    }
+    return job;
+  }
+  job.source = part.address;
+  job.sum = ticket.op == Op::stage ? options_.verify != Verify::never : verifies(queue);
+  const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
+                                               : ticket.pin.blocks()[ticket.block_first + position.block];
+  job.seed = checksum_seed(catalog_.key(block), position.segment);
+  if (ticket.op == Op::retrieve) {
+    std::byte* destination = consumer_memory(ticket, position);
+    if (destination != part.address) job.destination = destination;
+  }
+  return job;
+}
+
+void Engine::transfer(PartHandle handle) {
+  table_.push(transfer_backlog_, handle);
+  flush_transfers();
+}
+
+bool Engine::flush_transfers() {
+  bool worked = false;
+  while (!transfer_backlog_.empty()) {
+    const PartHandle handle = transfer_backlog_.head;
+    const Ticket& ticket = table_.ticket_of(handle);
+    if (ticket.state == Ticket::State::ending) {
+      table_.pop(transfer_backlog_);
+      home(handle, Errc::cancelled);
+      worked = true;
+      continue;
+    }
+    const TransferJob job = job_for(handle);
+    // The consumer may have named other memory since the part was issued: then there is no address any more.
+    const bool needs_consumer = ticket.op == Op::store || ticket.op == Op::retrieve;
+    if (needs_consumer && consumer_memory(ticket, table_.position(handle)) == nullptr) {
+      table_.pop(transfer_backlog_);
+      home(handle, Errc::invalid_argument);
+      worked = true;
+      continue;
+    }
+    if (!transfer_.submit(job)) break;
+    table_.pop(transfer_backlog_);
+    worked = true;
+  }
+  return worked;
+}
+
+void Engine::transferred(const TransferCompletion& completion) {
+  const PartHandle handle(static_cast<uint32_t>(completion.tag));
+  Part& part = table_.part(handle);
+  const Ticket& ticket = table_.ticket_of(handle);
+  DeviceQueue& queue = queue_of(part);
+  if (completion.code != Errc::ok || ticket.state == Ticket::State::ending) {
+    return home(handle, completion.code);
+  }
+  if (ticket.op == Op::store) {
+    part.sum = completion.checksum;
+    if (queue.limits().in_place) return home(handle, Errc::ok);
+    table_.push(queue.prepared, handle);
+    return;
+  }
+  const auto position = table_.position(handle);
+  const bool summed = ticket.op == Op::stage ? options_.verify != Verify::never : verifies(queue);
+  const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
+                                               : ticket.pin.blocks()[ticket.block_first + position.block];
+  const bool right = !summed || completion.checksum == catalog_.checksums(block)[position.segment];
+  home(handle, right ? Errc::ok : Errc::corrupt);
+}
+
+// A part has ended, well or not: nothing of the pool's touches its memory any more.
+void Engine::home(PartHandle handle, Errc code) {
+  Part& part = table_.part(handle);
+  Ticket& ticket = table_.ticket_of(handle);
+  const auto position = table_.position(handle);
+  queue_of(part).finish(handle, now_);
+  part.state = PartState::done;
+  KVPOOL_ASSERT(ticket.outstanding > 0);
+  --ticket.outstanding;
+  ticket.progressed_at = now_;
+  ticket.stalled = false;
+  count_failure(code);
+  if (ticket.state == Ticket::State::ending) {
+    if (ticket.outstanding == 0) release(ticket);
+    return;
+  }
+  switch (ticket.op) {
+    case Op::store:
+      return store_home(ticket, position, code);
+    case Op::stage:
+      return stage_home(ticket, position, code);
+    default:
+      return retrieve_home(ticket, position, code);
+  }
+}
+
+}  // namespace kvpool

@@ -1,0 +1,160 @@
+// Retrieve: a pinned run of blocks comes to the consumer's buffers, from all devices at once, in layer order.
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "engine/engine.h"
+
+namespace kvpool {
+
+void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
+  const bool has_pin = message.pin.value != 0;
+  PinRef pin;
+  uint32_t blocks = message.blocks;
+  if (has_pin) {
+    pin = pins_.find(message.pin);
+    const bool inside = pin && message.blocks > 0 && message.block_first < pin.blocks().size() &&
+                        message.blocks <= pin.blocks().size() - message.block_first;
+    if (!inside) {
+      ++counters_.invalid_requests;
+      return answer(port, message, {.code = Errc::invalid_argument});
+    }
+  } else {
+    const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
+    const BlockId parent = parent_of(message);
+    if ((message.flags & flag_has_parent) != 0 && parent == no_block) {
+      return answer(port, message, {.code = Errc::miss});
+    }
+    pin = pins_.match(message.ns, parent, {keys, message.blocks}, blocks);
+    if (!pin) return answer(port, message, {.code = blocks == 0 ? Errc::miss : Errc::busy});
+  }
+  const Geometry& geometry = catalog_.geometry(pin.ns());
+  const uint32_t columns =
+      message.segment_count == 0
+          ? geometry.segments() - std::min<uint32_t>(message.segment_first, geometry.segments())
+          : message.segment_count;
+  const bool columns_fit = columns > 0 && message.segment_first + columns <= geometry.segments();
+  const auto* buffers =
+      port.regions.resolve_array<RegionAddress>(message.buffers, uint64_t{message.blocks} * columns);
+  if (!columns_fit || buffers == nullptr) {
+    ++counters_.invalid_requests;
+    return answer(port, message, {.code = Errc::invalid_argument});
+  }
+  if (uint64_t{blocks} * columns > options_.segments_per_request_max) {
+    return answer(port, message, {.code = Errc::too_large});
+  }
+  Ticket* ticket = open_ticket(port, message);
+  if (ticket == nullptr) return;
+  ticket->ns = pin.ns();
+  ticket->pin = std::move(pin);
+  ticket->geometry = &geometry;
+  ticket->buffers = buffers;
+  ticket->block_first = has_pin ? message.block_first : 0;
+  ticket->segment_first = message.segment_first;
+  ticket->columns = static_cast<uint16_t>(columns);
+  ticket->blocks = blocks;
+  ticket->promised = blocks;
+  // Fewer blocks than keys is a miss of the rest.
+  if (blocks < message.blocks) ticket->failure = Errc::miss;
+  locate(*ticket);
+}
+
+// Finds every part's place and queues it, layer by layer, on its device.
+void Engine::locate(Ticket& ticket) {
+  const std::span<const BlockId> run = ticket.pin.blocks().subspan(ticket.block_first, ticket.blocks);
+  uint64_t bytes = 0;
+  for (uint32_t block = 0; block < ticket.blocks; ++block) {
+    catalog_.places(run[block], 0, places_);
+    if (has_second_residences_) catalog_.places(run[block], 1, seconds_);
+    for (uint32_t column = 0; column < ticket.columns; ++column) {
+      const uint32_t segment = ticket.segment_first + column;
+      const bool second = has_second_residences_ && seconds_[segment].device != no_device;
+      const Place& place = second ? seconds_[segment] : places_[segment];
+      table_.part(table_.handle(ticket, column, block)) = {.offset = place.offset, .device = place.device};
+    }
+  }
+  for (uint32_t column = 0; column < ticket.columns; ++column) {
+    const uint32_t segment = ticket.segment_first + column;
+    const uint32_t first = ticket.geometry->is_window(segment) ? ticket.blocks - 1 : 0;
+    ticket.left[column] = ticket.blocks - first;
+    for (uint32_t block = first; block < ticket.blocks; ++block) {
+      const PartHandle handle = table_.handle(ticket, column, block);
+      queue_of(table_.part(handle)).enqueue(ticket, handle);
+      bytes += ticket.geometry->segment_bytes[segment];
+    }
+  }
+  // It becomes urgent when twice the time that it needs by itself is left.
+  ticket.urgent_at = ticket.deadline - 2 * estimate(bytes);
+}
+
+void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code) {
+  if (code != Errc::ok) {
+    if (code != Errc::invalid_argument) {
+      catalog_.retire(ticket.pin.blocks()[ticket.block_first + position.block]);
+    }
+    if (position.block < ticket.promised) {
+      cut(ticket, position.block, code);
+      recount(ticket);
+    }
+  } else if (position.block < ticket.promised && ticket.left[position.column] > 0) {
+    --ticket.left[position.column];
+  }
+  advance(ticket);
+}
+
+// After a cut: what the columns still want of the blocks that are left.
+void Engine::recount(Ticket& ticket) {
+  for (uint32_t column = 0; column < ticket.columns; ++column) {
+    if (ticket.geometry->is_window(ticket.segment_first + column)) {
+      ticket.left[column] = ticket.promised > 0 ? 1 : 0;
+      if (ticket.promised > 0) ticket.rewind = Rewind::wanted;
+      continue;
+    }
+    uint32_t left = 0;
+    for (uint32_t block = 0; block < ticket.promised; ++block) {
+      if (table_.part(table_.handle(ticket, column, block)).state != PartState::done) ++left;
+    }
+    ticket.left[column] = left;
+  }
+}
+
+// Reports what has become complete; ends the ticket when all is.
+void Engine::advance(Ticket& ticket) {
+  if (ticket.promised == 0) {
+    ticket.leading = 0;
+    return finish(ticket, ticket.failure == Errc::invalid_argument ? Errc::invalid_argument : Errc::miss);
+  }
+  if (ticket.rewind != Rewind::none && is_quiet(ticket)) {
+    if (ticket.rewind == Rewind::wanted) {
+      ticket.rewind = Rewind::loading;
+      return reload_windows(ticket);
+    }
+    ticket.rewind = Rewind::none;
+  }
+  const uint32_t before = ticket.leading;
+  while (ticket.leading < ticket.columns && ticket.left[ticket.leading] == 0) ++ticket.leading;
+  if (ticket.leading > before) {
+    ticket.port->channel.progress[ticket.slot].store(ticket.leading, std::memory_order_release);
+    ticket.port->has_news = true;
+  }
+  if (ticket.leading < ticket.columns || ticket.rewind != Rewind::none) return;
+  Errc code = Errc::ok;
+  if (ticket.failure == Errc::invalid_argument)
+    code = Errc::invalid_argument;
+  else if (ticket.failure != Errc::ok)
+    code = Errc::miss;
+  finish(ticket, code);
+}
+
+void Engine::reload_windows(Ticket& ticket) {
+  for (uint32_t column = 0; column < ticket.columns; ++column) {
+    if (!ticket.geometry->is_window(ticket.segment_first + column)) continue;
+    const PartHandle handle = table_.handle(ticket, column, ticket.promised - 1);
+    Part& part = table_.part(handle);
+    part.code = Errc::ok;
+    ticket.left[column] = 1;
+    queue_of(part).enqueue(ticket, handle);
+  }
+}
+
+}  // namespace kvpool

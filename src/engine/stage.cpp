@@ -1,0 +1,130 @@
+// Stage: the parts of a pinned run that lie on drives get a second residence in pool memory, which stays as
+// long as the run is pinned and room is not needed after that. A part first goes to the memory device, which
+// says where its place is, then to its drive, which reads into that place.
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "engine/engine.h"
+
+namespace kvpool {
+
+void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
+  PinRef pin = pins_.find(message.pin);
+  const bool inside = pin && message.blocks > 0 && message.block_first < pin.blocks().size() &&
+                      message.blocks <= pin.blocks().size() - message.block_first;
+  if (!inside) {
+    ++counters_.invalid_requests;
+    return answer(port, message, {.code = Errc::invalid_argument});
+  }
+  const Geometry& geometry = catalog_.geometry(pin.ns());
+  if (uint64_t{message.blocks} * geometry.segments() > options_.segments_per_request_max) {
+    return answer(port, message, {.code = Errc::too_large});
+  }
+  Ticket* ticket = open_ticket(port, message);
+  if (ticket == nullptr) return;
+  ticket->ns = pin.ns();
+  ticket->pin = std::move(pin);
+  ticket->geometry = &geometry;
+  ticket->buffers = nullptr;
+  ticket->block_first = message.block_first;
+  ticket->segment_first = 0;
+  ticket->columns = static_cast<uint16_t>(geometry.segments());
+  ticket->blocks = message.blocks;
+  ticket->promised = message.blocks;
+  for (uint32_t block = 0; block < ticket->blocks; ++block) ticket->stored[block] = {};
+}
+
+// Takes room for one more block. Always true: a block that finds none cuts the run.
+bool Engine::stage_next(Ticket& ticket) {
+  const uint32_t block = ticket.reserved++;
+  StoreBlock& stored = ticket.stored[block];
+  stored.id = ticket.pin.blocks()[ticket.block_first + block];
+  const uint32_t segments = ticket.columns;
+  catalog_.places(stored.id, 0, places_);
+  catalog_.places(stored.id, 1, seconds_);
+  uint32_t count = 0;
+  for (uint32_t segment = 0; segment < segments; ++segment) {
+    const bool in_memory = queues_[places_[segment].device.value].limits().in_place;
+    wanted_[segment] = !in_memory && seconds_[segment].device == no_device;
+    if (wanted_[segment]) ++count;
+  }
+  stored.state = StoreState::existing;
+  if (count == 0) return true;
+  DeviceId memory = no_device;
+  for (DeviceQueue& queue : queues_) {
+    if (!queue.limits().in_place || memory != no_device) continue;
+    if (catalog_.reserve_second(stored.id, queue.id(), std::span(wanted_).first(segments)))
+      memory = queue.id();
+  }
+  if (memory == no_device) {
+    stored.state = StoreState::failed;
+    cut(ticket, block, Errc::rejected);
+    return true;
+  }
+  has_second_residences_ = true;
+  stored.state = StoreState::writing;
+  stored.parts_left = static_cast<uint16_t>(count);
+  catalog_.places(stored.id, 1, seconds_);
+  for (uint32_t segment = 0; segment < segments; ++segment) {
+    if (!wanted_[segment]) continue;
+    const PartHandle handle = table_.handle(ticket, segment, block);
+    table_.part(handle) = {.offset = seconds_[segment].offset, .device = memory};
+    queue_of(table_.part(handle)).enqueue(ticket, handle);
+  }
+  return true;
+}
+
+// The memory device has said where the part's new place is: now its drive reads into it.
+void Engine::stage_place_known(PartHandle handle) {
+  Part& part = table_.part(handle);
+  Ticket& ticket = table_.ticket_of(handle);
+  const auto position = table_.position(handle);
+  std::byte* place = part.address;
+  queue_of(part).finish(handle, now_);
+  --ticket.outstanding;
+  catalog_.places(ticket.stored[position.block].id, 0, places_);
+  part.offset = places_[position.segment].offset;
+  part.device = places_[position.segment].device;
+  part.address = place;
+  queue_of(part).enqueue(ticket, handle);
+}
+
+void Engine::stage_home(Ticket& ticket, const TicketTable::Position& position, Errc code) {
+  StoreBlock& stored = ticket.stored[position.block];
+  if (code != Errc::ok) {
+    stored.state = StoreState::failed;
+    catalog_.retire(stored.id);
+    cut(ticket, position.block, code);
+  } else if (stored.state == StoreState::writing) {
+    --stored.parts_left;
+  }
+  publish_ready(ticket);
+}
+
+void Engine::publish_ready(Ticket& ticket) {
+  while (ticket.committed < std::min(ticket.promised, ticket.reserved)) {
+    StoreBlock& stored = ticket.stored[ticket.committed];
+    if (stored.state == StoreState::writing) {
+      if (stored.parts_left > 0) break;
+      catalog_.publish_second(stored.id);
+      stored.state = StoreState::committed;
+    }
+    ++ticket.committed;
+  }
+  if (ticket.committed < ticket.promised) return;
+  const bool bad_bytes = ticket.failure != Errc::ok && ticket.failure != Errc::rejected;
+  finish(ticket, bad_bytes ? Errc::miss : ticket.failure);
+}
+
+void Engine::give_up_stage(Ticket& ticket) {
+  for (uint32_t block = 0; block < ticket.reserved; ++block) {
+    StoreBlock& stored = ticket.stored[block];
+    const bool unfinished =
+        stored.state == StoreState::writing || (stored.state == StoreState::failed && stored.parts_left > 0);
+    if (unfinished) catalog_.drop_second(stored.id);
+    stored.id = no_block;
+  }
+}
+
+}  // namespace kvpool

@@ -1,0 +1,51 @@
+#include "engine/staging.h"
+
+#include "base/assert.h"
+
+namespace kvpool {
+
+Staging::Staging(std::span<std::byte> memory) : memory_(memory), taken_(memory.size() / unit_bytes, 0) {
+  KVPOOL_ASSERT(reinterpret_cast<uintptr_t>(memory.data()) % unit_bytes == 0);
+}
+
+// Whether [first, first + units) is free; if not, blocked_at is the first unit behind the run in the way.
+bool Staging::fits(uint32_t first, uint32_t units, uint32_t& blocked_at) const {
+  for (uint32_t unit = first; unit < first + units; ++unit) {
+    if (taken_[unit] == 0) continue;
+    blocked_at = unit + (taken_[unit] == inside ? 1 : taken_[unit]);
+    return false;
+  }
+  return true;
+}
+
+std::byte* Staging::take(uint32_t bytes) {
+  const uint32_t units = units_of(bytes);
+  const auto total = static_cast<uint32_t>(taken_.size());
+  if (units == 0 || units > total - used_units_) return nullptr;
+  // Two sweeps: from next_ to the end, then from the beginning.
+  for (uint32_t sweep = 0; sweep < 2; ++sweep) {
+    uint32_t first = sweep == 0 ? next_ : 0;
+    while (first + units <= total) {
+      uint32_t blocked_at = 0;
+      if (fits(first, units, blocked_at)) {
+        taken_[first] = units;
+        for (uint32_t unit = first + 1; unit < first + units; ++unit) taken_[unit] = inside;
+        used_units_ += units;
+        next_ = first + units == total ? 0 : first + units;
+        return memory_.data() + uint64_t{first} * unit_bytes;
+      }
+      first = blocked_at;
+    }
+  }
+  return nullptr;
+}
+
+void Staging::give_back(const std::byte* address, uint32_t bytes) {
+  const auto first = static_cast<uint32_t>((address - memory_.data()) / unit_bytes);
+  const uint32_t units = units_of(bytes);
+  KVPOOL_ASSERT(owns(address) && taken_[first] == units);
+  for (uint32_t unit = first; unit < first + units; ++unit) taken_[unit] = 0;
+  used_units_ -= units;
+}
+
+}  // namespace kvpool

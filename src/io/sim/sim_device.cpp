@@ -1,0 +1,74 @@
+#include "io/sim/sim_device.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/assert.h"
+
+namespace kvpool {
+namespace {
+
+constexpr auto later = [](const auto& a, const auto& b) { return a.due > b.due; };
+
+}  // namespace
+
+SimDevice::SimDevice(const Clock& clock, SimDeviceOptions options)
+    : clock_(clock), options_(std::move(options)), prng_(options_.seed) {
+  if (options_.keeps_bytes || options_.in_place) bytes_.resize(options_.size_bytes);
+  flying_.reserve(options_.queue_depth_max);
+}
+
+DeviceLimits SimDevice::limits() const {
+  return {.size_bytes = options_.size_bytes,
+          .alignment_bytes = options_.alignment_bytes,
+          .transfer_bytes_max = options_.transfer_bytes_max,
+          .queue_depth_max = options_.queue_depth_max,
+          .in_place = options_.in_place,
+          .storage = options_.storage};
+}
+
+bool SimDevice::submit(const IoRequest& request) {
+  if (flying_.size() == options_.queue_depth_max) return false;
+  KVPOOL_ASSERT(request.offset.value % options_.alignment_bytes == 0);
+  KVPOOL_ASSERT(request.length_bytes % options_.alignment_bytes == 0 && request.length_bytes > 0);
+  KVPOOL_ASSERT(request.length_bytes <= options_.transfer_bytes_max);
+  KVPOOL_ASSERT(request.offset.value + request.length_bytes <= options_.size_bytes);
+  const double rate =
+      request.kind == IoKind::read ? options_.read_bytes_per_second : options_.write_bytes_per_second;
+  const auto pipe_time = std::chrono::duration_cast<Nanos>(
+      std::chrono::duration<double>(static_cast<double>(request.length_bytes) / rate));
+  pipe_free_at_ = std::max(pipe_free_at_, clock_.now()) + pipe_time;
+  const auto stretch =
+      static_cast<Nanos::rep>(static_cast<double>(options_.latency.count()) * options_.jitter * prng_.unit());
+  flying_.push_back({request, pipe_free_at_ + options_.latency + Nanos(stretch)});
+  std::ranges::push_heap(flying_, later);
+  return true;
+}
+
+size_t SimDevice::poll(std::span<IoCompletion> out) {
+  size_t count = 0;
+  while (count < out.size() && !flying_.empty() && flying_.front().due <= clock_.now()) {
+    std::ranges::pop_heap(flying_, later);
+    complete(flying_.back().request, out[count++]);
+    flying_.pop_back();
+  }
+  return count;
+}
+
+void SimDevice::complete(const IoRequest& request, IoCompletion& out) {
+  out = {.tag = request.tag, .in_place = nullptr, .bytes = request.length_bytes, .code = Errc::ok};
+  if (options_.in_place) {
+    out.in_place = bytes_.data() + request.offset.value;
+  } else if (options_.keeps_bytes) {
+    std::byte* stored = bytes_.data() + request.offset.value;
+    if (request.kind == IoKind::read) {
+      std::memcpy(request.buffer, stored, request.length_bytes);
+    } else {
+      std::memcpy(stored, request.buffer, request.length_bytes);
+    }
+  }
+}
+
+Nanos SimDevice::next_event_time() const { return flying_.empty() ? never : flying_.front().due; }
+
+}  // namespace kvpool

@@ -1,0 +1,62 @@
+// SimDevice: a device that exists in virtual time. Requests pass one after the other through a pipe of the
+// device's bandwidth, then wait its latency (several at once), give or take a seeded jitter. Faults are
+// stacked on it (io/fault_device.h).
+//
+// With `keeps_bytes` it stores what is written, at the moment of completion and not before, so that an engine
+// that reuses a buffer too early is caught. In place it behaves as a memory device: completions carry
+// addresses. Thread: the engine's.
+
+#pragma once
+
+#include <vector>
+
+#include "base/prng.h"
+#include "io/device.h"
+
+namespace kvpool {
+
+struct SimDeviceOptions {
+  std::string name = "sim";
+  uint64_t size_bytes = 1 << 20;
+  double read_bytes_per_second = 1e9;
+  double write_bytes_per_second = 1e9;
+  Nanos latency{std::chrono::microseconds(100)};
+  double jitter = 0;  // each request's latency is stretched by up to this fraction
+  uint32_t alignment_bytes = 4096;
+  uint32_t transfer_bytes_max = 1 << 20;
+  uint32_t queue_depth_max = 64;
+  bool in_place = false;
+  bool storage = true;
+  bool keeps_bytes = true;
+  uint64_t seed = 1;
+};
+
+class SimDevice final : public Device {
+ public:
+  SimDevice(const Clock& clock, SimDeviceOptions options);
+
+  [[nodiscard]] const std::string& name() const override { return options_.name; }
+  [[nodiscard]] DeviceLimits limits() const override;
+  [[nodiscard]] bool submit(const IoRequest& request) override;
+  [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
+  [[nodiscard]] Nanos next_event_time() const override;
+
+  // The stored bytes, for tests that check or corrupt them.
+  [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
+
+ private:
+  struct Flying {
+    IoRequest request;
+    Nanos due{0};
+  };
+  void complete(const IoRequest& request, IoCompletion& out);
+
+  const Clock& clock_;
+  SimDeviceOptions options_;
+  Prng prng_;
+  std::vector<std::byte> bytes_;
+  std::vector<Flying> flying_;  // a heap, the earliest due first
+  Nanos pipe_free_at_{0};
+};
+
+}  // namespace kvpool

@@ -1,0 +1,181 @@
+"""Runs the built kvpool and checks exit codes, messages and JSON. Usage: cli_test.py PATH_OF_KVPOOL"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+KVPOOL = ""
+
+GOOD = """
+[[device]]
+kind = "memory"
+size = "2GiB"
+
+[[device]]
+kind = "file"
+path = "pool.kv"
+size = "4GiB"
+limit_read = "600MB/s"
+"""
+
+
+class Tool(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.write("good.toml", GOOD)
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def write(self, name, text):
+        with open(self.path(name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def run_tool(self, *arguments, code, environment=None):
+        """Returns standard output and standard error; asserts the exit code."""
+        result = subprocess.run(
+            [KVPOOL, *arguments], cwd=self.folder.name, capture_output=True, text=True, timeout=60,
+            stdin=subprocess.DEVNULL, env={**os.environ, "KVPOOL_LOG": "", **(environment or {})})
+        self.assertEqual(result.returncode, code, (arguments, result.stdout, result.stderr))
+        return result.stdout, result.stderr
+
+    def refused(self, *arguments, message):
+        """Bad input: exit 2, nothing on standard output, the message on standard error."""
+        out, err = self.run_tool(*arguments, code=2)
+        self.assertEqual(out, "")
+        self.assertIn(message, err)
+        self.assertTrue(all(line.startswith("kvpool: ") for line in err.splitlines()), err)
+
+    def json_of(self, *arguments, code=0):
+        out, _ = self.run_tool(*arguments, code=code)
+        document = json.loads(out)
+        self.assertEqual(document["schema_version"], 1)
+        return document
+
+
+class CommandLine(Tool):
+    def test_help_is_good(self):
+        for command in ([], ["config"], ["config", "check"], ["config", "show"], ["plan"], ["stat"]):
+            out, err = self.run_tool(*command, "--help", code=0)
+            self.assertIn(" ".join(["Usage: kvpool", *command]) + " ", out)
+            self.assertEqual(err, "")
+
+    def test_a_line_that_cannot_be_read_is_bad_input(self):
+        self.refused(message="A subcommand is required")
+        self.refused("config", message="A subcommand is required")
+        self.refused("bogus", message="bogus")
+        self.refused("plan", "--bogus", message="--bogus")
+        self.refused("config", "check", message="FILE is required")
+        self.refused("plan", "--document", "x", message="--document")
+
+    def test_log_level(self):
+        self.run_tool("config", "check", "good.toml", code=0, environment={"KVPOOL_LOG": "debug"})
+        _, err = self.run_tool("config", "check", "good.toml", code=2, environment={"KVPOOL_LOG": "loud"})
+        self.assertIn("allowed: debug, info, warn, error", err)
+
+
+class Config(Tool):
+    def test_check_good(self):
+        out, err = self.run_tool("config", "check", "good.toml", code=0)
+        self.assertEqual(out, "good.toml: OK, 2 devices, 0 namespaces\n")
+        self.assertEqual(err, "")
+
+    def test_check_names_file_line_key_and_what_is_allowed(self):
+        self.write("bad.toml", GOOD + "queue_dept = 3\nlimit_write = \"9MB\"\n")
+        self.refused("config", "check", "bad.toml",
+                     message="kvpool: bad.toml:11: key 'device[1].queue_dept': unknown key, did you mean "
+                             "'queue_depth'?; allowed: kind, ")
+        self.refused("config", "check", "bad.toml",
+                     message="kvpool: bad.toml:12: key 'device[1].limit_write': '9MB' is not a rate; allowed: ")
+        self.refused("config", "check", "none.toml", message="none.toml: cannot be opened")
+        self.refused("config", "check", ".", message=".: is not a regular file")
+
+    def test_check_json(self):
+        self.assertEqual(self.json_of("config", "check", "good.toml", "--json")["valid"], True)
+        self.write("bad.toml", "[pool]\nresidency = \"inclusive\"\n")
+        document = self.json_of("--json", "config", "check", "bad.toml", code=2)
+        self.assertEqual(document["valid"], False)
+        self.assertEqual(len(document["errors"]), 1)
+        self.assertIn("needs durability", document["errors"][0])
+
+    def test_show_is_a_configuration_that_shows_the_same(self):
+        out, _ = self.run_tool("config", "show", "--config", "good.toml", code=0)
+        self.write("shown.toml", out)
+        self.assertIn('profile = "good.toml.profile.json"', out)
+        again, _ = self.run_tool("config", "show", "--config", "shown.toml", code=0)
+        self.assertEqual(out, again)
+
+    def test_show_of_devices_with_overrides(self):
+        document = self.json_of("config", "show", "--device", "memory,size=2GiB", "--device",
+                                "file,path=a=b,size=4GiB,limit_read=600MB/s", "--placement", "equal",
+                                "--verify", "never", "--json")
+        self.assertEqual([d["name"] for d in document["devices"]], ["memory0", "file0"])
+        self.assertEqual(document["devices"][1]["path"], "a=b")
+        self.assertEqual(document["devices"][1]["limit_read_bytes_per_second"], 600_000_000)
+        self.assertEqual((document["placement"], document["verify"]), ("equal", "never"))
+
+    def test_pool_options_that_cannot_be(self):
+        self.refused("config", "show", message="no pool is named")
+        self.refused("config", "show", "--config", "good.toml", "--device", "memory,size=2GiB",
+                     message="exclude each other")
+        self.refused("config", "show", "--device", "tape,size=2GiB", message="allowed: memory, file, null, sim")
+        self.refused("config", "show", "--device", "file,size=1MiB,path=p", "--device",
+                     "file,size=1MiB,path=./p", message="key 'device[1].path'")
+        self.refused("config", "show", "--config", "good.toml", "--placement", "raid",
+                     message="--placement 'raid' is not a placement")
+        self.refused("config", "show", "--config", "good.toml", "--verify", "x", message="--verify 'x'")
+
+
+class Plan(Tool):
+    def test_lies_in_proportion(self):
+        document = self.json_of("plan", "--config", "good.toml", "--bandwidth", "memory0=5.4GB/s", "--json")
+        self.assertEqual(document["blocks"], 64)
+        self.assertEqual(document["bytes"], 2 << 30)
+        memory, file = document["devices"]
+        self.assertEqual(memory["segments"] + file["segments"], 64 * 32)
+        self.assertAlmostEqual(memory["planned_share"], 0.9)
+        self.assertEqual(file["bandwidth_from"], "cap")
+        self.assertAlmostEqual(document["seconds"], (2 << 30) / 6e9, delta=0.01)
+        self.assertEqual(len(document["prefixes"]), 32)
+
+    def test_uses_the_profile_beside_the_configuration(self):
+        device = {"write_bytes_per_second": 1e9, "together_bytes_per_second": 0, "read_latency_ns": 1,
+                  "write_latency_ns": 1, "queue_bytes": 1, "storage": False}
+        profile = {"schema_version": 1, "measured_at": "", "conditions": "", "link_bytes_per_second": 0,
+                   "devices": [{"name": "memory0", "read_bytes_per_second": 3e8, **device},
+                               {"name": "file0", "read_bytes_per_second": 1e8, **device}]}
+        self.write("good.toml.profile.json", json.dumps(profile))
+        document = self.json_of("plan", "--config", "good.toml", "--json")
+        self.assertEqual([d["bandwidth_from"] for d in document["devices"]], ["profile", "profile"])
+        self.assertAlmostEqual(document["devices"][0]["planned_share"], 0.75)
+        # A profile that is of other devices is not used, and that is said.
+        profile["devices"].reverse()
+        self.write("good.toml.profile.json", json.dumps(profile))
+        _, err = self.run_tool("plan", "--config", "good.toml", code=2)
+        self.assertIn("the profile is of the devices file0, memory0", err)
+
+    def test_refuses_what_cannot_be(self):
+        self.refused("plan", "--config", "good.toml", message="no bandwidth of device 'memory0' is known")
+        sim = ("--device", "sim,size=2GiB")
+        self.refused("plan", *sim, "--tokens", "1q", message="--tokens: '1q'")
+        self.refused("plan", *sim, "--tokens", "0", message="--tokens: 0 is not from 1")
+        self.refused("plan", *sim, "--model", "gpt-5", message="unknown model 'gpt-5'; known are llama-3.1-8b")
+        self.refused("plan", *sim, "--bandwidth", "sim1=1GB/s", message="no device has that name; there are sim0")
+        self.refused("plan", *sim, "--bandwidth", "sim0=1", message="not NAME=RATE")
+        self.refused("plan", *sim, "--link", "0GB/s", message="--link: '0GB/s'")
+
+    def test_table(self):
+        out, err = self.run_tool("plan", "--device", "sim,size=4GiB", "--tokens", "4k", code=0)
+        self.assertIn("llama-3.1-8b, 4096 tokens: 16 blocks of 32 segments, 512 MiB", out)
+        self.assertEqual(err, "")
+
+
+if __name__ == "__main__":
+    KVPOOL = os.path.abspath(sys.argv.pop(1))
+    unittest.main()

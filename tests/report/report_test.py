@@ -1,0 +1,229 @@
+"""The report renders whatever results there are, says only what they hold, and lets nothing out of them run."""
+
+import contextlib
+import copy
+import html.parser
+import io
+import json
+import pathlib
+import re
+import sys
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "bench"))
+import report
+from reporting import charts, data, facts, form, page, table
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e' + "x" * 300
+VOID = {"meta", "img", "br", "input", "link"}
+
+
+class WellFormed(html.parser.HTMLParser):
+    """Fails on tags that do not nest, and collects those that a report must not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            raise AssertionError(f"</{tag}> closes nothing")
+
+
+def load(name):
+    return json.loads((HERE / "results" / name).read_text())
+
+
+def fixture(longdoc=("longdoc-llama-3.1-8b.json", "longdoc-gpt-oss-20b.json", "longdoc-qwen3-30b-a3b.json")):
+    return dict(probe=load("probe.json"), longdoc=[load(name) for name in longdoc], replay=load("replay.json"),
+                conditions=[("machine", "an example")])
+
+
+def run(system, **numbers):
+    defaults = dict(model="m", tokens=1024, concurrency=1, seconds_min=0.9, seconds_p50=1.0, seconds_max=1.1,
+                    gbps=2.0, limit_gbps=4.0, fraction_of_limit=0.5, ttft_s=1.2, wrong_blocks=0, devices=[])
+    return {"system": system, **defaults, **numbers}
+
+
+class Page(unittest.TestCase):
+    def render(self, **results):
+        text = page.render(data.gather(**results), "2026-01-01")
+        parser = WellFormed()
+        parser.feed(text)
+        self.assertEqual(parser.open, [])
+        self.assertFalse(parser.tags & {"script", "img", "link", "iframe", "object"})
+        self.assertFalse([name for name, _ in parser.attributes if name.startswith("on") or name in ("src", "href")])
+        self.assertNotRegex(text, r"https?://|url\(|@import")
+        self.assertNotRegex(text, r"\b(?:nan|inf|None)\b")
+        return text
+
+    def test_everything(self):
+        text = self.render(**fixture())
+        for title in ("Time to first token", "Throughput", "Which device was busy", "Where the bytes lay",
+                      "Replay of a trace", "All figures", "Devices", "Conditions"):
+            self.assertIn(f"<h2>{title}</h2>", text)
+        # Two panels and a table row for each case; its numbers are those of the fixture.
+        self.assertEqual(text.count("<h3>qwen3-30b-a3b, 16k tokens</h3>"), 4)
+        ours = next(s for s in load("longdoc-llama-3.1-8b.json")["systems"]
+                    if s["system"] == "pooled-direct" and s["tokens"] == 16384)
+        self.assertIn(form.gbps(ours["gbps"]), text)
+        self.assertIn("105\u202f710 of 288\u202f500 blocks", text)
+
+    def test_each_part_may_be_missing(self):
+        for part in ("probe", "longdoc", "replay", "conditions"):
+            with self.subTest(part):
+                results = fixture()
+                del results[part]
+                self.render(**results)
+        self.assertNotIn("<h2>", self.render())
+
+    def test_empty_lists_and_wrong_types(self):
+        for systems in ([], None, "no", [1, None, []], [{}], [run("x", devices=None)], [run(None, gbps="fast")],
+                        [run("pooled-direct", devices=[{}, 3], ttft_s=None, tokens=None, seconds_p50=-1)]):
+            with self.subTest(systems=systems):
+                self.render(longdoc=[{"systems": systems}])
+        self.render(probe={"devices": {}}, longdoc=[{}], replay={"blocks": 0, "hit_blocks": 0, "seconds": "x"})
+        self.render(longdoc=[{"systems": [run("pooled-direct", gbps=float("nan"), ttft_s=float("inf"))]}])
+
+    def test_every_field_of_every_run_may_be_missing_or_zero(self):
+        whole = load("longdoc-gpt-oss-20b.json")
+        for key in whole["systems"][0]:
+            for value in (None, 0, []):
+                with self.subTest(key=key, value=value):
+                    broken = copy.deepcopy(whole)
+                    for system in broken["systems"]:
+                        system[key] = value
+                    self.render(longdoc=[broken])
+
+    def test_hostile_names_stay_text(self):
+        results = fixture()
+        for result in results["longdoc"]:
+            for system in result["systems"]:
+                system["model"] = HOSTILE
+                for device in system["devices"]:
+                    device["name"] = HOSTILE
+            result["systems"].append(run(HOSTILE))
+            result["prefill_source"] = HOSTILE
+        results["probe"]["conditions"] = HOSTILE
+        results["replay"]["<b>_us_p50"] = 1
+        results["conditions"] = [(HOSTILE, HOSTILE)]
+        self.assertIn("&lt;script&gt;", self.render(**results))
+
+    def test_busy_over_time_is_drawn_against_seconds(self):
+        results = fixture()
+        for result in results["longdoc"]:
+            for system in result["systems"]:
+                for device in system["devices"]:
+                    device["busy_over_time"] = [0, 0.5, 1, 1]
+        self.assertIn("<polygon", self.render(**results))
+        self.assertNotIn("<polygon", self.render(**fixture()))
+
+    def test_wrong_blocks_are_shouted(self):
+        self.assertNotIn('class="alarm"', self.render(**fixture()))
+        text = self.render(longdoc=[{"systems": [run("pooled-direct", wrong_blocks=3)]}])
+        self.assertIn('<p class="alarm">3 blocks came back wrong', text)
+
+
+class Facts(unittest.TestCase):
+    def cases(self, *runs):
+        return data.gather(longdoc=[{"systems": list(runs)}]).cases
+
+    def test_a_lost_race_is_said(self):
+        cases = self.cases(run("pooled-direct", ttft_s=2.0, seconds_min=1.9, seconds_max=2.1),
+                           run("tiered-files", ttft_s=1.0))
+        self.assertEqual(facts.ttft(cases), "pooled-direct was first in none of 1 cases. At m, 1k tokens it is slower "
+                         "than the best of the others, tiered-files (2.0\u00d7 its time).")
+
+    def test_a_win_within_the_noise_is_called_so(self):
+        cases = self.cases(run("pooled-direct", ttft_s=1.0), run("tiered-files", ttft_s=1.1))
+        self.assertIn("within the noise", facts.ttft(cases))
+        cases = self.cases(run("pooled-direct", seconds_min=0.1, seconds_max=0.2, ttft_s=0.2), run("tiered-files"))
+        self.assertNotIn("noise", facts.ttft(cases))
+        self.assertIn("6.0\u00d7 as fast as today's way", facts.headline(data.gather(longdoc=[{"systems": [
+            run("pooled-direct", seconds_min=0.1, seconds_max=0.2, ttft_s=0.2), run("tiered-files")]}])))
+
+    def test_planned_shares_come_from_the_run_or_else_from_the_profile(self):
+        devices = [dict(name="a", share=0.7), dict(name="b", share=0.3)]
+        probed = data.read_probe({"devices": [dict(name="a", read_bytes_per_second=3e9), dict(name="b", read_gbps=1)]})
+        pooled, striped = self.cases(run("pooled-files", devices=devices), run("striped-direct", devices=devices))[0].runs
+        self.assertEqual(facts.planned_shares(pooled, probed), {"a": 0.75, "b": 0.25})
+        self.assertEqual(facts.planned_shares(striped, probed), {})
+        devices[0]["planned_share"] = 0.6
+        self.assertEqual(facts.planned_shares(self.cases(run("pooled-files", devices=devices))[0].runs[0], probed),
+                         {"a": 0.6})
+
+    def test_replay_latencies_of_either_spelling(self):
+        found = data.latencies({"retrieve_us_p50": 1500, "store_p99_ms": 2, "seconds": 3, "x_us_p50": "no"})
+        self.assertEqual(found, {"retrieve": {"p50": 1.5}, "store": {"p99": 2.0}})
+        self.assertIsNone(charts.latency({"retrieve": {"p50": 0}}))
+
+
+class Forms(unittest.TestCase):
+    def test_three_digits_and_a_unit(self):
+        cases = [(form.seconds, 0.000864, "864 \u00b5s"), (form.seconds, 0.0732, "73.2 ms"),
+                 (form.seconds, 2.6649, "2.66 s"), (form.seconds, 0, "0 s"), (form.seconds, 600, "10.0 min"),
+                 (form.gbps, 3.3749, "3.37 GB/s"), (form.gbps, 1234.5, "1 234 GB/s"), (form.size, 3463905280, "3.46 GB"),
+                 (form.size, 12, "12 B"), (form.percent, 0.917, "92 %"), (form.percent, 0.0314, "3.1 %"),
+                 (form.tokens, 16384, "16k"), (form.tokens, 1000, "1 000"), (form.times, 3.96, "4.0\u00d7"),
+                 (form.digits, 9.999, "10.0"), (form.seconds, None, form.DASH), (form.size, None, form.DASH)]
+        for shape, value, words in cases:
+            self.assertEqual(shape(value).replace(form.THIN, " "), words)
+
+    def test_round_steps(self):
+        self.assertEqual(form.round_steps(2.64), [0, 1.0, 2.0])
+        self.assertEqual(form.round_steps(1), [0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0])
+
+
+class Command(unittest.TestCase):
+    def call(self, *arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = report.main([str(argument) for argument in arguments])
+        return status, out.getvalue(), err.getvalue()
+
+    def test_writes_the_page_and_prints_the_table(self):
+        with tempfile.TemporaryDirectory() as folder:
+            target = pathlib.Path(folder) / "r.html"
+            status, out, _ = self.call("--longdoc", HERE / "results/longdoc-llama-3.1-8b.json", "--output", target)
+            self.assertEqual(status, 0)
+            self.assertIn("kvpool report", target.read_text())
+            self.assertEqual(len(re.findall(r"^llama-3.1-8b +16k ", out, re.MULTILINE)), 5)
+
+    def test_bad_input_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            bad = pathlib.Path(folder) / "bad.json"
+            for content in ("{", "[]", ""):
+                bad.write_text(content)
+                status, _, err = self.call("--replay", bad, "--output", pathlib.Path(folder) / "r.html")
+                self.assertEqual(status, 2)
+                self.assertIn("bad.json", err)
+            self.assertEqual(self.call("--probe", "/nonexistent.json")[0], 2)
+
+    def test_wrong_blocks_are_an_exit_status(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = pathlib.Path(folder) / "a.json"
+            result.write_text(json.dumps({"systems": [run("pooled-direct", wrong_blocks=1)]}))
+            self.assertEqual(self.call("--longdoc", result, "--output", pathlib.Path(folder) / "r.html")[0], 1)
+
+
+class Tables(unittest.TestCase):
+    def test_ours_are_marked(self):
+        rows, ours = table.runs(data.gather(longdoc=[{"systems": [run("pooled-direct"), run("tiered-files")]}]).cases)
+        self.assertEqual([row[3] for row in rows], ["tiered-files", "pooled-direct"])
+        self.assertEqual(ours, {1})
+
+
+if __name__ == "__main__":
+    unittest.main()
