@@ -23,20 +23,19 @@
 
 namespace kvpool {
 
-// What keeps memory of the arena alive, without naming it.
-class Holder {
- public:
-  virtual ~Holder() = default;
-};
+class DeviceSet;
 
 // The pieces of a pool, in the order in which they are made; they go in the opposite order.
 struct Pieces {
+  Pieces();
+  ~Pieces();
+  Pieces(const Pieces&) = delete;
+  Pieces& operator=(const Pieces&) = delete;
+
   Config config;
   std::unique_ptr<Clock> clock;
-  std::unique_ptr<Holder> memory;
+  std::unique_ptr<DeviceSet> set;
   std::span<std::byte> buffers;  // for consumers' regions
-  std::vector<std::unique_ptr<Device>> devices;
-  std::vector<std::unique_ptr<Device>> stacked;  // the top of each device's stack, where something is on it
   std::unique_ptr<Catalog> catalog;
   std::unique_ptr<Transfer> transfer;
   std::unique_ptr<Engine> engine;

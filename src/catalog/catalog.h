@@ -98,7 +98,7 @@ class Catalog {
   // pin that commit() or abandon() gives back.
   //   busy      the key is being written by someone else
   //   ok        and *existing: the key is Ready; nothing was reserved
-  //   rejected  no room, and nothing more can be evicted; or the parent is not Ready
+  //   rejected  no room, and nothing more can be evicted; or the parent is neither Ready nor Writing
   // REQUIRES: plan.size() == segments of the geometry; parent == no_block for flat namespaces and roots.
   struct Reservation {
     Errc code = Errc::ok;
@@ -107,7 +107,7 @@ class Catalog {
   };
   [[nodiscard]] Reservation reserve(NamespaceId ns, const BlockKey& key, BlockId parent, Phase phase,
                                     uint32_t depth, std::span<const DeviceId> plan);
-  // checksums[s] is that of segment s. REQUIRES: Writing.
+  // checksums[s] is that of segment s. REQUIRES: Writing; the parent is not Writing any more.
   // If the parent was retired meanwhile the block is abandoned and the result is rejected.
   [[nodiscard]] Errc commit(BlockId block, std::span<const uint64_t> checksums);
   void abandon(BlockId block);  // REQUIRES: Writing

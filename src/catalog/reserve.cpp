@@ -18,6 +18,9 @@ namespace {
 // without room there, the block spills into what they freed elsewhere.
 constexpr uint32_t evictions_max = 16;
 
+// A store writes a chain's blocks side by side: a parent may still be written, but it becomes Ready first.
+bool may_have_children(BlockState state) { return state == BlockState::ready || state == BlockState::writing; }
+
 }  // namespace
 
 Catalog::Reservation Catalog::Impl::reserve(NamespaceId ns, const BlockKey& key, BlockId parent, Phase phase,
@@ -34,7 +37,7 @@ Catalog::Reservation Catalog::Impl::reserve(NamespaceId ns, const BlockKey& key,
   const Reservation rejected{.code = Errc::rejected};
   if (!its.fits) return rejected;
   if (parent != no_block) {
-    if (!blocks.valid(parent) || blocks[parent].state != BlockState::ready || blocks[parent].ns != ns) {
+    if (!blocks.valid(parent) || !may_have_children(blocks[parent].state) || blocks[parent].ns != ns) {
       return rejected;
     }
     // Nothing that makes room may take the parent away.

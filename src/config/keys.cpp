@@ -61,6 +61,11 @@ std::string check_buffers(const Config& config) {
   return fmt::format("{} bytes are not a multiple of 4096", config.buffer_bytes);
 }
 
+std::string check_spin(const Config& config) {
+  const bool inside = config.spin >= Nanos(0) && config.spin <= std::chrono::seconds(1);
+  return inside ? "" : "it is not within 0us and 1s";
+}
+
 std::string check_profile(const Config& config) {
   if (config.profile_path.find('\0') != std::string::npos) return "it holds a zero byte";
   return is_utf8(config.profile_path) ? "" : "it is not UTF-8";
@@ -74,7 +79,7 @@ std::string check_duration(const LimitsConfig& limits) {
 
 constexpr std::string_view allowed_up_to_million = "a whole number from 1 to 1048576";
 
-constexpr std::array<Key<Config>, 7> pool_key_list = {{
+constexpr std::array<Key<Config>, 8> pool_key_list = {{
     {"placement", "\"bandwidth\", \"link\", \"equal\"", set_placement, nullptr,
      [](const Config& c) { return toml_text(to_string(c.placement)); }},
     {"residency", "\"exclusive\"", set_residency, nullptr,
@@ -90,6 +95,8 @@ constexpr std::array<Key<Config>, 7> pool_key_list = {{
     {"transfer_threads", "a whole number from 0 (chosen from the number of cores) to 256",
      set_number<&Config::transfer_threads>, check_range<&Config::transfer_threads, 0, 256>,
      get_number<&Config::transfer_threads>},
+    {"spin", "a time such as \"20us\", from 0us to 1s", set_duration<&Config::spin>, check_spin,
+     get_duration<&Config::spin>},
     {"profile", "the path of a file, in UTF-8", set_text<&Config::profile_path>, check_profile,
      get_text<&Config::profile_path>},
 }};

@@ -87,6 +87,7 @@ class DeviceQueue {
   [[nodiscard]] Nanos next_event_time() const { return device_->next_event_time(); }
   [[nodiscard]] const DeviceLimits& limits() const { return limits_; }
   [[nodiscard]] Staging& staging() { return staging_; }
+  [[nodiscard]] const Staging& staging() const { return staging_; }
   [[nodiscard]] uint64_t queued_bytes() const { return queued_bytes_ + issued_bytes_; }
   [[nodiscard]] uint64_t issued_bytes() const { return issued_bytes_; }
   [[nodiscard]] double bytes_per_second() const { return bytes_per_second_; }

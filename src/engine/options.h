@@ -10,7 +10,7 @@
 
 namespace kvpool {
 
-enum class Verify : uint8_t { storage, always, never };
+enum class Verify : uint8_t { storage, always, none };
 
 struct EngineOptions {
   uint32_t consumers_max = 32;

@@ -91,7 +91,7 @@ bool Engine::issue_write(DeviceQueue& queue) {
   part.address = direct ? source : queue.staging().take(bytes);
   if (part.address == nullptr) return false;
   queue.take(*ticket, now_);
-  if (direct && options_.verify == Verify::never) {
+  if (direct && options_.verify == Verify::none) {
     table_.push(queue.prepared, handle);
   } else {
     transfer(handle);
@@ -142,7 +142,7 @@ TransferJob Engine::job_for(PartHandle handle) {
   if (ticket.op == Op::store) {
     std::byte* source = consumer_memory(ticket, position);
     job.source = source;
-    job.sum = options_.verify != Verify::never;
+    job.sum = options_.verify != Verify::none;
     job.seed = checksum_seed(catalog_.key(ticket.stored[position.block].id), position.segment);
     if (part.address != source) {
       job.destination = part.address;
@@ -151,7 +151,7 @@ TransferJob Engine::job_for(PartHandle handle) {
     return job;
   }
   job.source = part.address;
-  job.sum = ticket.op == Op::stage ? options_.verify != Verify::never : verifies(queue);
+  job.sum = ticket.op == Op::stage ? options_.verify != Verify::none : verifies(queue);
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   job.seed = checksum_seed(catalog_.key(block), position.segment);
@@ -209,7 +209,7 @@ void Engine::transferred(const TransferCompletion& completion) {
     return;
   }
   const auto position = table_.position(handle);
-  const bool summed = ticket.op == Op::stage ? options_.verify != Verify::never : verifies(queue);
+  const bool summed = ticket.op == Op::stage ? options_.verify != Verify::none : verifies(queue);
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   const bool right = !summed || completion.checksum == catalog_.checksums(block)[position.segment];

@@ -1,0 +1,252 @@
+#include "api/compose.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include "base/log.h"
+#include "io/cap_device.h"
+#include "io/file/file_device.h"
+#include "io/memory/arena.h"
+#include "io/memory/memory_device.h"
+#include "io/null/null_device.h"
+#include "io/sim/sim_device.h"
+#include "probe/profile_file.h"
+#include "xfer/host/host_transfer.h"
+
+namespace kvpool {
+namespace {
+
+constexpr uint64_t page_bytes = 4096;
+
+bool needs_staging(DeviceKind kind) { return kind != DeviceKind::memory; }
+
+class RealDeviceSet final : public DeviceSet {
+ public:
+  [[nodiscard]] Status take(const Config& config) {
+    const auto staged = std::ranges::count_if(config.devices, [](const auto& d) { return needs_staging(d.kind); });
+    ArenaOptions options;
+    // Huge pages go to those who move data first: staging, consumers' buffers, then memory devices.
+    if (staged > 0) options.parts.push_back({.name = "staging", .bytes = config.staging_bytes});
+    if (config.buffer_bytes > 0) options.parts.push_back({.name = "buffers", .bytes = config.buffer_bytes});
+    for (const DeviceConfig& device : config.devices) {
+      if (device.kind != DeviceKind::memory) continue;
+      options.parts.push_back({.name = device.name, .bytes = device.size_bytes, .numa_node = device.numa_node});
+    }
+    if (!options.parts.empty()) {
+      auto arena = Arena::create(options);
+      if (!arena) return tl::unexpected(arena.error());
+      arena_ = std::move(*arena);
+    }
+    size_t part = 0;
+    std::span<std::byte> staging;
+    if (staged > 0) staging = arena_->part(part++);
+    if (config.buffer_bytes > 0) buffers_ = arena_->part(part++);
+    const uint64_t each =
+        staged > 0 ? staging.size() / static_cast<uint64_t>(staged) / page_bytes * page_bytes : 0;
+    for (const DeviceConfig& device : config.devices) {
+      memory_.push_back(device.kind == DeviceKind::memory ? arena_->part(part++) : std::span<std::byte>{});
+      staging_.push_back(needs_staging(device.kind) ? staging.first(each) : std::span<std::byte>{});
+      if (needs_staging(device.kind)) staging = staging.subspan(each);
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status open(const Config& config, const Clock& clock) override {
+    close();
+    for (size_t i = 0; i < config.devices.size(); ++i) {
+      const DeviceConfig& wanted = config.devices[i];
+      auto device = make(wanted, memory_[i], clock);
+      if (!device) return tl::unexpected(device.error());
+      if (wanted.limit_read_bytes_per_second || wanted.limit_write_bytes_per_second) {
+        *device = std::make_unique<CapDevice>(
+            std::move(*device),
+            CapOptions{wanted.limit_read_bytes_per_second, wanted.limit_write_bytes_per_second}, clock);
+      }
+      devices_.push_back(std::move(*device));
+    }
+    return {};
+  }
+
+  void close() override { devices_.clear(); }
+
+  [[nodiscard]] std::vector<Device*> devices() const override {
+    std::vector<Device*> all;
+    for (const auto& device : devices_) all.push_back(device.get());
+    return all;
+  }
+  [[nodiscard]] std::vector<std::span<std::byte>> staging() const override { return staging_; }
+  [[nodiscard]] std::span<std::byte> buffers() const override { return buffers_; }
+  [[nodiscard]] std::vector<std::span<std::byte>> regions() const override {
+    return arena_ ? arena_->regions() : std::vector<std::span<std::byte>>{};
+  }
+
+ private:
+  static Result<std::unique_ptr<Device>> make(const DeviceConfig& wanted, std::span<std::byte> memory,
+                                              const Clock& clock) {
+    switch (wanted.kind) {
+      case DeviceKind::memory: return std::make_unique<MemoryDevice>(wanted.name, memory);
+      case DeviceKind::null: return std::make_unique<NullDevice>(wanted.name, wanted.size_bytes);
+      case DeviceKind::sim:
+        return std::make_unique<SimDevice>(
+            clock, SimDeviceOptions{.name = wanted.name,
+                                    .size_bytes = wanted.size_bytes,
+                                    .read_bytes_per_second = wanted.sim_read_bytes_per_second,
+                                    .write_bytes_per_second = wanted.sim_write_bytes_per_second,
+                                    .latency = wanted.sim_latency});
+      case DeviceKind::file: break;
+    }
+    auto file = FileDevice::open({.name = wanted.name,
+                                  .path = wanted.path,
+                                  .size_bytes = wanted.size_bytes,
+                                  .queue_depth = wanted.queue_depth});
+    if (!file) return tl::unexpected(file.error());
+    return std::unique_ptr<Device>(std::move(*file));
+  }
+
+  std::unique_ptr<Arena> arena_;
+  std::span<std::byte> buffers_;
+  std::vector<std::span<std::byte>> memory_;   // one a device; empty where it is not memory
+  std::vector<std::span<std::byte>> staging_;
+  std::vector<std::unique_ptr<Device>> devices_;
+};
+
+// A cap that binds is the device's bandwidth: it is known better than anything measured.
+void apply_caps(const Config& config, Profile& profile) {
+  const auto bind = [](double& rate, const std::optional<uint64_t>& cap) {
+    if (cap && (rate <= 0 || static_cast<double>(*cap) < rate)) rate = static_cast<double>(*cap);
+  };
+  for (size_t i = 0; i < config.devices.size(); ++i) {
+    DeviceProfile& device = profile.devices[i];
+    bind(device.read_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
+    bind(device.write_bytes_per_second, config.devices[i].limit_write_bytes_per_second);
+    if (device.together_bytes_per_second > 0) {
+      bind(device.together_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
+    }
+  }
+}
+
+// A stored profile of these devices, or a quick one.
+Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& clock) {
+  std::vector<std::string> names;
+  for (const DeviceConfig& device : config.devices) names.push_back(device.name);
+  if (!config.profile_path.empty() && std::filesystem::exists(config.profile_path)) {
+    auto stored = load_profile(config.profile_path);
+    if (!stored) return stored;
+    if (const Status fits = check_profile_fits(*stored, names); fits) {
+      apply_caps(config, *stored);
+      return stored;
+    } else {
+      log_warn("{}: {}; the devices are probed now, run kvpool probe to measure them well", config.profile_path,
+               fits.error().message);
+    }
+  }
+  return probe_devices(config, set, clock, quick_probe());
+}
+
+uint32_t blocks_that_fit(const Config& config) {
+  if (config.limits.blocks > 0) return config.limits.blocks;
+  uint64_t bytes = 0;
+  for (const DeviceConfig& device : config.devices) bytes += device.size_bytes;
+  // Without a namespace yet a block may be as small as one 4 KiB segment; 64 KiB is small for a KV block.
+  uint64_t block_bytes = 65536;
+  for (const NamespaceConfig& ns : config.namespaces) {
+    block_bytes = std::min(std::max<uint64_t>(ns.geometry.block_bytes(), page_bytes), block_bytes);
+  }
+  return static_cast<uint32_t>(std::clamp<uint64_t>(bytes / block_bytes + 64, 1024, 1U << 30));
+}
+
+Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<Device* const> devices) {
+  CatalogOptions options;
+  bool has_memory = false;
+  bool has_storage = false;
+  for (const Device* device : devices) {
+    const DeviceLimits limits = device->limits();
+    options.devices.push_back({.size_bytes = limits.size_bytes,
+                               .alignment_bytes = std::max<uint32_t>(limits.alignment_bytes, page_bytes),
+                               .storage = limits.storage});
+    (limits.in_place ? has_memory : has_storage) = true;
+  }
+  options.blocks_max = blocks_that_fit(config);
+  for (const NamespaceConfig& ns : config.namespaces) {
+    options.segments_max = std::max(options.segments_max, ns.geometry.segments());
+  }
+  options.residences_max = has_memory && has_storage ? 2 : 1;
+  return Catalog::open(options);
+}
+
+EngineOptions engine_options(const Config& config, Profile profile) {
+  EngineOptions options;
+  options.consumers_max = config.limits.consumers;
+  options.tickets_max = config.limits.tickets;
+  options.pins_max = config.limits.pins;
+  options.blocks_per_request_max = config.limits.blocks_per_request;
+  options.segments_per_request_max = config.limits.segments_per_request;
+  options.deadline = config.limits.deadline;
+  options.stall_warning = config.limits.stall_warning;
+  options.verify = config.verify == VerifyRule::storage  ? Verify::storage
+                   : config.verify == VerifyRule::always ? Verify::always
+                                                         : Verify::none;
+  options.shares = planned_shares(config.placement, profile);
+  options.profile = std::move(profile);
+  return options;
+}
+
+}  // namespace
+
+Pieces::Pieces() = default;
+Pieces::~Pieces() = default;
+
+Result<std::unique_ptr<DeviceSet>> DeviceSet::take_memory(const Config& config) {
+  auto set = std::make_unique<RealDeviceSet>();
+  if (Status taken = set->take(config); !taken) return tl::unexpected(taken.error());
+  return std::unique_ptr<DeviceSet>(std::move(set));
+}
+
+std::unique_ptr<Transfer> make_transfer(const Config& config) {
+  const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
+  const uint32_t threads = config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, 1U, 8U);
+  return std::make_unique<HostTransfer>(threads);
+}
+
+Result<Profile> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
+                              const ProbeOptions& options) {
+  if (Status opened = set.open(config, clock); !opened) return tl::unexpected(opened.error());
+  const auto transfer = make_transfer(config);
+  auto profile = probe(clock, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
+  set.close();
+  if (profile) apply_caps(config, *profile);
+  return profile;
+}
+
+Result<std::unique_ptr<Pieces>> compose(Config config) {
+  auto pieces = std::make_unique<Pieces>();
+  pieces->clock = std::make_unique<SteadyClock>();
+  auto set = DeviceSet::take_memory(config);
+  if (!set) return tl::unexpected(set.error());
+  pieces->set = std::move(*set);
+  auto profile = find_profile(config, *pieces->set, *pieces->clock);
+  if (!profile) return tl::unexpected(profile.error());
+  if (Status opened = pieces->set->open(config, *pieces->clock); !opened) return tl::unexpected(opened.error());
+  const std::vector<Device*> devices = pieces->set->devices();
+  auto catalog = open_catalog(config, devices);
+  if (!catalog) return tl::unexpected(catalog.error());
+  pieces->catalog = std::move(*catalog);
+  pieces->transfer = make_transfer(config);
+  pieces->buffers = pieces->set->buffers();
+
+  const Engine::Wiring wiring{.clock = pieces->clock.get(),
+                              .catalog = pieces->catalog.get(),
+                              .transfer = pieces->transfer.get(),
+                              .devices = devices,
+                              .staging = pieces->set->staging()};
+  pieces->engine = std::make_unique<Engine>(wiring, engine_options(config, std::move(*profile)));
+  pieces->reactor = std::make_unique<Reactor>(
+      *pieces->engine, wiring, Reactor::Options{.spin = config.spin, .regions = pieces->set->regions()});
+  pieces->config = std::move(config);
+  return pieces;
+}
+
+}  // namespace kvpool

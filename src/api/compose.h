@@ -1,0 +1,39 @@
+// What a configuration names, opened: the only place that knows implementations is compose.cpp.
+
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "api/pool.h"
+#include "layout/profile.h"
+#include "probe/probe.h"
+
+namespace kvpool {
+
+// The configuration's devices over memory that is taken once, not started; for pools and for probing alike.
+class DeviceSet {
+ public:
+  // Takes all memory (staging, consumers' buffers, memory devices), in huge pages where there are any.
+  [[nodiscard]] static Result<std::unique_ptr<DeviceSet>> take_memory(const Config& config);
+  virtual ~DeviceSet() = default;
+
+  // Opens the devices anew: what was written is gone.
+  [[nodiscard]] virtual Status open(const Config& config, const Clock& clock) = 0;
+  virtual void close() = 0;
+
+  // In the configuration's order, caps on top.
+  [[nodiscard]] virtual std::vector<Device*> devices() const = 0;
+  [[nodiscard]] virtual std::vector<std::span<std::byte>> staging() const = 0;  // one a device; empty in place
+  [[nodiscard]] virtual std::span<std::byte> buffers() const = 0;
+  [[nodiscard]] virtual std::vector<std::span<std::byte>> regions() const = 0;
+};
+
+[[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config);
+
+// Measures the devices of a configuration. Caps that bind replace what was measured.
+[[nodiscard]] Result<Profile> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
+                                            const ProbeOptions& options);
+
+}  // namespace kvpool

@@ -1,0 +1,72 @@
+// World: a whole pool in virtual time, made from one seed: devices with faults on them, a catalog, an engine,
+// and actors that use it. run() steps until everybody is done, then checks that everything came home.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/prng.h"
+#include "catalog/catalog.h"
+#include "engine/engine.h"
+#include "io/fault_device.h"
+#include "io/sim/sim_device.h"
+#include "io/sim/sim_transfer.h"
+
+namespace kvpool::sim {
+
+class Actor;
+
+struct WorldOptions {
+  uint64_t seed = 1;
+  bool faults = false;       // devices fail, are short, corrupt, late or stuck
+  uint32_t actors = 3;
+  uint32_t jobs_per_actor = 40;
+};
+
+class World {
+ public:
+  explicit World(WorldOptions options);
+  ~World();
+
+  // Empty when all is well, else what was wrong.
+  [[nodiscard]] std::string run();
+
+  [[nodiscard]] Engine& engine() { return *engine_; }
+  [[nodiscard]] Catalog& catalog() { return *catalog_; }
+  [[nodiscard]] VirtualClock& clock() { return clock_; }
+  [[nodiscard]] const WorldOptions& options() const { return options_; }
+  [[nodiscard]] std::vector<std::unique_ptr<Actor>>& actors() { return actors_; }
+  [[nodiscard]] uint32_t namespaces() const { return static_cast<uint32_t>(flat_.size()); }
+  [[nodiscard]] bool is_flat(NamespaceId ns) const { return flat_[ns.value]; }
+  // The key of block `depth` of conversation `chain`; conversations share their first blocks in pairs.
+  [[nodiscard]] BlockKey key(NamespaceId ns, uint32_t chain, uint32_t depth) const;
+  void fail(std::string what);
+
+  std::unordered_set<uint64_t> ever_stored;  // mixes of namespace and key
+  std::vector<PinId> loose_pins;             // taken by one actor, to be redeemed by any
+
+ private:
+  void make_devices(Prng& prng);
+  void make_engine(Prng& prng);
+  void free_stuck_requests();
+  [[nodiscard]] bool all_done() const;
+  void check_home();
+
+  WorldOptions options_;
+  VirtualClock clock_;
+  std::vector<std::unique_ptr<SimDevice>> sims_;
+  std::vector<std::unique_ptr<FaultDevice>> faulty_;
+  std::vector<std::vector<std::byte>> staging_;
+  std::unique_ptr<Catalog> catalog_;
+  std::unique_ptr<SimTransfer> transfer_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<bool> flat_;
+  std::vector<std::unique_ptr<Actor>> actors_;
+  std::string failure_;
+};
+
+}  // namespace kvpool::sim
