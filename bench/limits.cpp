@@ -16,7 +16,6 @@ constexpr uint64_t storage_bytes_max = 1ULL << 30;
 constexpr uint64_t buffer_bytes = 128ULL << 20;
 constexpr uint32_t depth_storage = 32;
 constexpr uint32_t depth_memory = 8;
-constexpr Nanos duration = std::chrono::milliseconds(400);
 // A cap is enforced to within some percent; a device this close to it is bound by it.
 constexpr double cap_binds = 0.9;
 
@@ -32,8 +31,9 @@ double Limits::together() const {
   return std::accumulate(read_bytes_per_second.begin(), read_bytes_per_second.end(), 0.0);
 }
 
-Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Config& config) {
+Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Config& config, Nanos duration) {
   std::unique_ptr<LimitMeter> meter(new LimitMeter);
+  meter->duration_ = duration;
   Config own = config;
   own.buffer_bytes = buffer_bytes;
   for (DeviceConfig& device : own.devices) {
@@ -102,7 +102,7 @@ void LimitMeter::begin_read(uint32_t device, uint32_t slot) {
   from.next_offset = (from.next_offset + from.part_bytes) % from.size_bytes;
 }
 
-Result<std::vector<double>> LimitMeter::read(const std::vector<bool>& reading, Nanos duration_min) {
+Result<std::vector<double>> LimitMeter::read(const std::vector<bool>& reading) {
   const SteadyClock clock;
   uint32_t under_way = 0;
   const auto begin_next = [&](uint32_t device) {
@@ -119,7 +119,7 @@ Result<std::vector<double>> LimitMeter::read(const std::vector<bool>& reading, N
   Nanos end = begin;
   while (under_way > 0) {
     if (auto moved = mover_->advance(); !moved) return tl::unexpected(moved.error());
-    const bool measuring = end - begin < duration_min;
+    const bool measuring = end - begin < duration_;
     if (measuring) end = clock.now();
     while (const auto slot = mover_->finished()) {
       const uint32_t device = slot_devices_[*slot];
@@ -139,7 +139,7 @@ Result<std::vector<double>> LimitMeter::read(const std::vector<bool>& reading, N
 }
 
 Result<Limits> LimitMeter::measure() {
-  auto rates = read(std::vector<bool>(devices_.size(), true), duration);
+  auto rates = read(std::vector<bool>(devices_.size(), true));
   if (!rates) return tl::unexpected(rates.error());
   return Limits{std::move(*rates)};
 }
@@ -149,7 +149,7 @@ Result<Profile> LimitMeter::profile() {
   for (size_t d = 0; d < devices_.size(); ++d) {
     std::vector<bool> alone(devices_.size());
     alone[d] = true;
-    const auto rates = read(alone, duration);
+    const auto rates = read(alone);
     if (!rates) return tl::unexpected(rates.error());
     DeviceProfile device;
     device.name = devices_[d].config.name;

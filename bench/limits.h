@@ -27,13 +27,14 @@ struct Limits {
 
 class LimitMeter {
  public:
-  // REQUIRES: machine outlives it.
-  [[nodiscard]] static Result<std::unique_ptr<LimitMeter>> open(Machine& machine, const Config& config);
+  // duration: of each measurement. REQUIRES: machine outlives it.
+  [[nodiscard]] static Result<std::unique_ptr<LimitMeter>> open(Machine& machine, const Config& config,
+                                                                Nanos duration);
   ~LimitMeter();
   LimitMeter(const LimitMeter&) = delete;
   LimitMeter& operator=(const LimitMeter&) = delete;
 
-  // All devices at once, for less than half a second.
+  // All devices at once.
   [[nodiscard]] Result<Limits> measure();
   // Each alone, then all together: what placement needs where no profile is stored.
   [[nodiscard]] Result<Profile> profile();
@@ -41,8 +42,8 @@ class LimitMeter {
  private:
   LimitMeter() = default;
   [[nodiscard]] Status fill();
-  // Reads from the devices named for `duration`; what each delivered, in bytes a second.
-  [[nodiscard]] Result<std::vector<double>> read(const std::vector<bool>& reading, Nanos duration);
+  // Reads from the devices named; what each delivered, in bytes a second.
+  [[nodiscard]] Result<std::vector<double>> read(const std::vector<bool>& reading);
   // Submits the next read of a device into a taken slot.
   void begin_read(uint32_t device, uint32_t slot);
 
@@ -54,6 +55,7 @@ class LimitMeter {
     uint32_t depth = 0;
     std::vector<BlockPart> part;  // one
   };
+  Nanos duration_{0};
   std::vector<std::string> files_;  // to be removed
   OpenedDevices opened_;
   std::vector<OneDevice> devices_;

@@ -177,7 +177,7 @@ class Run {
  private:
   [[nodiscard]] Status measure() {
     progress_("measuring the devices", 0);
-    auto meter = LimitMeter::open(machine_, options_.config);
+    auto meter = LimitMeter::open(machine_, options_.config, options_.limit_duration);
     if (!meter) return tl::unexpected(meter.error());
     meter_ = std::move(*meter);
     if (options_.profile) {

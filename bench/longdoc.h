@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,7 +27,8 @@ struct LongdocOptions {
   uint32_t repeat = 3;
   std::vector<std::string> systems;  // empty: all
   uint64_t seed = 1;
-  std::optional<Profile> profile;  // none: measured first
+  std::optional<Profile> profile;                        // none: measured first
+  Nanos limit_duration{std::chrono::milliseconds(400)};  // of each measurement of the limit
 };
 
 struct LongdocDevice {
@@ -69,8 +71,8 @@ using Progress = std::function<void(const std::string& phrase, double done)>;
 // floor that loading adds to. As measured for LLaMA-3.1-8B on an H100 under vLLM 0.26 (docs/benchmarks.md).
 [[nodiscard]] double question_prefill_s(uint64_t tokens);
 
-// {"schema_version": 1, "systems": [...]}, as docs/cli.md has it.
-[[nodiscard]] std::string longdoc_json(const std::vector<LongdocRow>& rows);
+// {"systems": [...]}, as docs/cli.md has it.
+[[nodiscard]] nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows);
 [[nodiscard]] std::string longdoc_table(const std::vector<LongdocRow>& rows);
 
 }  // namespace kvpool::bench

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "bench/longdoc.h"
 
@@ -71,12 +70,11 @@ double question_prefill_s(uint64_t tokens) {
   return prefill_points.back().seconds;
 }
 
-std::string longdoc_json(const std::vector<LongdocRow>& rows) {
+nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows) {
   nlohmann::ordered_json json;
-  json["schema_version"] = 1;
   json["systems"] = nlohmann::ordered_json::array();
   for (const LongdocRow& row : rows) json["systems"].push_back(to_json(row));
-  return json.dump(2);
+  return json;
 }
 
 std::string longdoc_table(const std::vector<LongdocRow>& rows) {

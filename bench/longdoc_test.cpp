@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "bench/payload.h"
@@ -96,6 +95,7 @@ class LongdocTest : public testing::Test {
     options_.tokens = {512};
     options_.documents = 2;
     options_.repeat = 2;
+    options_.limit_duration = std::chrono::milliseconds(5);
   }
   [[nodiscard]] Result<std::vector<LongdocRow>> run() {
     return run_longdoc(machine_, options_, [](const std::string&, double) {});
@@ -185,9 +185,8 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
   LongdocRow row;
   row.system = "pooled-direct";
   row.devices.push_back({"memory0", 12, 0.5, 0.25});
-  const auto json = nlohmann::json::parse(longdoc_json({row}));
-  EXPECT_EQ(json.size(), 2U);
-  EXPECT_EQ(json["schema_version"], 1);
+  const auto json = longdoc_json({row});
+  EXPECT_EQ(json.size(), 1U);
   std::set<std::string> keys;
   for (const auto& [key, value] : json["systems"][0].items()) keys.insert(key);
   EXPECT_EQ(keys, (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min",

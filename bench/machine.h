@@ -27,14 +27,13 @@ struct DeviceHooks {
   std::function<std::unique_ptr<Device>(std::unique_ptr<Device>)> decorate;
 };
 
-// Devices without a pool. `memory` holds what everything else lies in and is destroyed last. The devices are
-// not started.
+// Devices without a pool, not started. `owner` keeps all that the rest points to, and goes last.
 struct OpenedDevices {
-  std::shared_ptr<void> memory;
+  std::shared_ptr<void> owner;
   std::vector<std::span<std::byte>> regions;  // for Device::start()
   std::span<std::byte> buffers;               // Config::buffer_bytes for the consumer, huge and faulted in
   std::unique_ptr<Transfer> transfer;
-  std::vector<std::unique_ptr<Device>> devices;  // in the order of the configuration
+  std::vector<Device*> devices;  // in the order of the configuration
 };
 
 class Machine {

@@ -44,8 +44,11 @@ Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Confi
                                                    const Documents& documents, bool files) {
   auto storage = files ? std::make_unique<FilesStorage>() : nullptr;
   DeviceHooks hooks;
-  hooks.decorate = [](std::unique_ptr<Device> device) {
-    return std::make_unique<MeterDevice>(std::move(device));
+  std::vector<MeterDevice*> meters;
+  hooks.decorate = [&](std::unique_ptr<Device> device) {
+    auto meter = std::make_unique<MeterDevice>(std::move(device));
+    meters.push_back(meter.get());
+    return meter;
   };
   if (storage) {
     hooks.make_storage = [&](const DeviceConfig& device) {
@@ -54,7 +57,8 @@ Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Confi
   }
   auto opened = machine.open_devices(config, hooks);
   if (!opened) return tl::unexpected(opened.error());
-  std::unique_ptr<TieredSystem> system(new TieredSystem(documents, std::move(storage), std::move(*opened)));
+  std::unique_ptr<TieredSystem> system(
+      new TieredSystem(documents, std::move(storage), std::move(*opened), std::move(meters)));
   if (auto placed = system->place_blocks(); !placed) return tl::unexpected(placed.error());
   std::vector<Device*> devices;
   for (const Tier& tier : system->tiers_) {
@@ -69,8 +73,11 @@ Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Confi
 }
 
 TieredSystem::TieredSystem(const Documents& documents, std::unique_ptr<FilesStorage> files,
-                           OpenedDevices opened)
-    : documents_(documents), files_(std::move(files)), opened_(std::move(opened)) {
+                           OpenedDevices opened, std::vector<MeterDevice*> meters)
+    : documents_(documents),
+      files_(std::move(files)),
+      opened_(std::move(opened)),
+      meters_(std::move(meters)) {
   const Geometry& geometry = documents_.geometry();
   uint64_t offset = 0;
   for (const uint32_t segment : geometry.segment_bytes) {
@@ -78,13 +85,13 @@ TieredSystem::TieredSystem(const Documents& documents, std::unique_ptr<FilesStor
     offset += round_up(segment, payload_page_bytes);
   }
   for (const bool memory : {true, false}) {
-    for (const auto& device : opened_.devices) {
+    for (MeterDevice* device : meters_) {
       const DeviceLimits limits = device->limits();
       if (limits.in_place != memory) continue;
       const bool chunk_at_once = !memory && files_ != nullptr;
       const uint64_t bytes_max =
           std::min<uint64_t>(limits.transfer_bytes_max, chunk_at_once ? UINT32_MAX : part_bytes_deep);
-      tiers_.push_back({.device = static_cast<MeterDevice*>(device.get()),
+      tiers_.push_back({.device = device,
                         .inner = block_parts(geometry, false, bytes_max),
                         .last = block_parts(geometry, true, bytes_max),
                         .all = block_parts(geometry, true, bytes_max)});
@@ -265,11 +272,10 @@ Result<Asked> TieredSystem::ask(std::span<const uint32_t> order, uint32_t concur
 
 SystemUse TieredSystem::use() const {
   SystemUse use;
-  for (const auto& device : opened_.devices) {
-    const auto& meter = static_cast<const MeterDevice&>(*device);
-    const MeterCounters counters = meter.counters();
-    const bool in_place = meter.limits().in_place;
-    use.devices.push_back({meter.name(), in_place, counters.read_bytes, counters.busy});
+  for (const MeterDevice* meter : meters_) {
+    const MeterCounters counters = meter->counters();
+    const bool in_place = meter->limits().in_place;
+    use.devices.push_back({meter->name(), in_place, counters.read_bytes, counters.busy});
     if (!files_ && !in_place) use.io_calls += counters.calls;
   }
   // Over files it is the workers that wait, inside their calls.

@@ -47,7 +47,8 @@ class TieredSystem final : public System {
   };
   class Session;
 
-  TieredSystem(const Documents& documents, std::unique_ptr<FilesStorage> files, OpenedDevices opened);
+  TieredSystem(const Documents& documents, std::unique_ptr<FilesStorage> files, OpenedDevices opened,
+               std::vector<MeterDevice*> meters);
   [[nodiscard]] Status place_blocks();
   [[nodiscard]] Place place(uint32_t document, uint32_t block) const {
     return places_[size_t{document} * documents_.blocks() + block];
@@ -56,8 +57,9 @@ class TieredSystem final : public System {
   const Documents& documents_;
   std::unique_ptr<FilesStorage> files_;  // null: the configuration's own devices
   OpenedDevices opened_;
-  std::vector<Tier> tiers_;    // memory first; the mover's devices in this order
-  std::vector<Place> places_;  // [documents][blocks]
+  std::vector<MeterDevice*> meters_;  // the opened devices
+  std::vector<Tier> tiers_;           // memory first; the mover's devices in this order
+  std::vector<Place> places_;         // [documents][blocks]
   std::vector<uint64_t> segment_offsets_;
   std::unique_ptr<BlockMover> mover_;
 };

@@ -81,6 +81,19 @@ TEST_P(TieredSystemTest, BringsEveryByteBackFromBothTiers) {
   EXPECT_GT(after.io_calls.count(), 0);
 }
 
+TEST_P(TieredSystemTest, ACapHoldsItsStorageBack) {
+  Config config = small_config(folder_, mib, 16 * mib);  // one block in memory, eleven in the storage device
+  config.devices[1].limit_read_bytes_per_second = 50'000'000;
+  auto system = TieredSystem::open(machine_, config, documents_, GetParam());
+  ASSERT_TRUE(system) << system.error().message;
+  ASSERT_TRUE((*system)->store());
+  const auto asked = (*system)->ask(question_order(3, 3, 1), 1, Check::every_byte);
+  ASSERT_TRUE(asked) << asked.error().message;
+  EXPECT_EQ(asked->wrong_blocks, 0U);
+  // 9.9 MB at 50 MB/s, but for what the bucket holds and the debt of the last request.
+  EXPECT_GT(std::chrono::duration<double>(asked->wall).count(), 0.16);
+}
+
 TEST_P(TieredSystemTest, RefusesDocumentsThatDoNotFit) {
   const auto system =
       TieredSystem::open(machine_, small_config(folder_, 5 * mib, 6 * mib), documents_, GetParam());

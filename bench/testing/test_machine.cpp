@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/assert.h"
+#include "io/cap_device.h"
 #include "io/memory/memory_device.h"
 #include "xfer/host/host_transfer.h"
 
@@ -31,6 +32,12 @@ class Mapping {
  private:
   uint64_t bytes_;
   void* base_;
+};
+
+struct Owner {
+  explicit Owner(uint64_t bytes) : mapping(bytes) {}
+  Mapping mapping;
+  std::vector<std::unique_ptr<Device>> devices;
 };
 
 bool is_due(uint64_t every, uint64_t count) { return every != 0 && count % every == 0; }
@@ -98,9 +105,10 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
   uint64_t bytes = config.buffer_bytes;
   for (const DeviceConfig& device : config.devices)
     bytes += device.kind == DeviceKind::memory ? device.size_bytes : 0;
-  const auto mapping = std::make_shared<Mapping>(bytes);
+  const auto owner = std::make_shared<Owner>(bytes);
+  const Mapping* const mapping = &owner->mapping;
   OpenedDevices opened;
-  opened.memory = mapping;
+  opened.owner = owner;
   opened.regions = {mapping->span()};
   opened.buffers = mapping->span().first(config.buffer_bytes);
   uint64_t offset = config.buffer_bytes;
@@ -119,8 +127,14 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
       storage->corrupt_every = corrupt_every;
       made = std::move(storage);
     }
+    if (device.limit_read_bytes_per_second) {
+      made = std::make_unique<CapDevice>(
+          std::move(made),
+          CapOptions{device.limit_read_bytes_per_second, device.limit_write_bytes_per_second}, clock_);
+    }
     if (hooks.decorate) made = hooks.decorate(std::move(made));
-    opened.devices.push_back(std::move(made));
+    opened.devices.push_back(made.get());
+    owner->devices.push_back(std::move(made));
   }
   opened.transfer = std::make_unique<HostTransfer>(2);
   return opened;

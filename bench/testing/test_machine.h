@@ -50,6 +50,9 @@ class TestMachine final : public Machine {
   uint32_t pools_opened = 0;
   Config last_pool;
   std::vector<std::unique_ptr<Device>> pool_storage;  // what the hooks made for the pools
+
+ private:
+  SteadyClock clock_;
 };
 
 // A new empty folder under the system's temporary one, removed with all that is in it.
