@@ -94,6 +94,21 @@ TEST_P(TieredSystemTest, ACapHoldsItsStorageBack) {
   EXPECT_GT(std::chrono::duration<double>(asked->wall).count(), 0.16);
 }
 
+TEST_P(TieredSystemTest, ReadsOneTierAfterTheOther) {
+  // One document, half of it in each tier, either of which alone takes 0.27 s.
+  const Documents document{small_geometry(), 12 * 16, 1, 7};
+  Config config = small_config(folder_, 6 * mib, 16 * mib);
+  for (DeviceConfig& device : config.devices) device.limit_read_bytes_per_second = 20'000'000;
+  auto system = TieredSystem::open(machine_, config, document, GetParam());
+  ASSERT_TRUE(system) << system.error().message;
+  ASSERT_TRUE((*system)->store());
+  const auto asked = (*system)->ask(question_order(1, 1, 1), 1, Check::stamps);
+  ASSERT_TRUE(asked) << asked.error().message;
+  const auto use = (*system)->use();
+  EXPECT_EQ(use.devices[0].read_bytes, use.devices[1].read_bytes - 8192);  // the last block's window
+  EXPECT_GT(std::chrono::duration<double>(asked->wall).count(), 0.4);
+}
+
 TEST_P(TieredSystemTest, RefusesDocumentsThatDoNotFit) {
   const auto system =
       TieredSystem::open(machine_, small_config(folder_, 5 * mib, 6 * mib), documents_, GetParam());
@@ -111,6 +126,14 @@ TEST_F(TieredSystemTest, SeesAFlippedBit) {
   const auto asked = (*system)->ask(question_order(3, 3, 1), 1, Check::every_byte);
   ASSERT_TRUE(asked);
   EXPECT_GT(asked->wrong_blocks, 0U);
+}
+
+TEST_F(TieredSystemTest, AShortRequestIsNoSuccess) {
+  machine_.short_every = 20;
+  auto system = TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, false);
+  ASSERT_TRUE(system);
+  ASSERT_TRUE((*system)->store());
+  EXPECT_EQ((*system)->ask(question_order(3, 12, 1), 2, Check::stamps).error().code, Errc::short_io);
 }
 
 TEST_F(TieredSystemTest, AFailedRequestEndsTheRunAndHoldsNoBuffer) {

@@ -90,6 +90,7 @@ size_t RamStorage::poll(std::span<IoCompletion> out) {
       out[i].code = Errc::io_error;
       continue;
     }
+    if (is_due(short_every, requests_)) out[i].bytes -= 4096;
     std::byte* const own = memory_.data() + request.offset.value;
     if (request.kind == IoKind::write) {
       std::memcpy(own, request.buffer, request.length_bytes);
@@ -124,6 +125,7 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
     } else {
       auto storage = std::make_unique<RamStorage>(device.name, device.size_bytes, device.queue_depth);
       storage->fail_every = fail_every;
+      storage->short_every = short_every;
       storage->corrupt_every = corrupt_every;
       made = std::move(storage);
     }

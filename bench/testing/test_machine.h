@@ -29,6 +29,7 @@ class RamStorage final : public Device {
   [[nodiscard]] Nanos next_event_time() const override { return waiting_.empty() ? never : Nanos{0}; }
 
   uint64_t fail_every = 0;     // every so many-th request ends with io_error; 0: never
+  uint64_t short_every = 0;    // every so many-th request moves a page less
   uint64_t corrupt_every = 0;  // every so many-th read has one flipped bit in the middle of its first page
 
  private:
@@ -47,6 +48,7 @@ class TestMachine final : public Machine {
 
   uint64_t corrupt_every = 0;  // of the next storage devices
   uint64_t fail_every = 0;
+  uint64_t short_every = 0;
   uint32_t pools_opened = 0;
   Config last_pool;
   std::vector<std::unique_ptr<Device>> pool_storage;  // what the hooks made for the pools
