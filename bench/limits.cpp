@@ -162,7 +162,10 @@ Result<Profile> LimitMeter::profile() {
   const auto together = measure();
   if (!together) return tl::unexpected(together.error());
   for (size_t d = 0; d < devices_.size(); ++d) {
-    profile.devices[d].together_bytes_per_second = together->read_bytes_per_second[d];
+    DeviceProfile& device = profile.devices[d];
+    device.together_bytes_per_second = together->read_bytes_per_second[d];
+    // No device is slower alone than among others: where it seems so, something else disturbed it.
+    device.read_bytes_per_second = std::max(device.read_bytes_per_second, device.together_bytes_per_second);
   }
   return profile;
 }
