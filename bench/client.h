@@ -33,6 +33,8 @@ class Pool {
  public:
   // The text of a kvpool.toml. All of it is validated before any device is touched.
   [[nodiscard]] static Result<Pool> open(const std::string& config_toml);
+  // A pool that was opened otherwise; it is closed as any.
+  [[nodiscard]] static Pool adopt(kvpool_pool* pool) { return Pool(pool); }
   Pool(Pool&&) = default;
   Pool& operator=(Pool&&) = default;
   ~Pool() = default;  // closes; a failure to do so is logged

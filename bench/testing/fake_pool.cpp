@@ -44,6 +44,19 @@ struct Namespace {
   bool flat = false;
 };
 
+// The segments that a request asks for.
+struct Columns {
+  uint32_t first, count, blocks;
+  Columns(const kvpool_request& request, const Namespace& ns)
+      : first(request.segment_first),
+        count(request.segment_count != 0 ? request.segment_count
+                                         : static_cast<uint32_t>(ns.segment_bytes.size())),
+        blocks(request.blocks) {}
+  [[nodiscard]] bool is_wanted(const Namespace& ns, uint32_t segment, uint32_t block) const {
+    return ns.window.empty() || ns.window[segment] == 0 || block + 1 == blocks;
+  }
+};
+
 bool every(uint64_t interval, uint64_t& count) { return interval != 0 && ++count % interval == 0; }
 
 enum class Kind { match, retrieve, store, unpin };
@@ -132,13 +145,14 @@ struct kvpool_pool {
   void do_retrieve(const kvpool_request& request, kvpool_completion& out) {
     const auto& run = pins.at(request.pin);
     const Namespace& ns = namespaces[request.ns];
+    const Columns columns(request, ns);
     out.blocks = request.blocks;
     for (uint32_t b = 0; b < request.blocks; ++b) {
       const Block& block = blocks.at(run.at(request.block_first + b));
       const bool wrong = every(fake_pool().wrong_block_every, delivered);
-      for (uint32_t s = 0; s < ns.segment_bytes.size(); ++s) {
-        if (!ns.window.empty() && ns.window[s] != 0 && b + 1 != request.blocks) continue;
-        std::byte* to = at(request.buffers[b * ns.segment_bytes.size() + s]);
+      for (uint32_t s = columns.first; s < columns.first + columns.count; ++s) {
+        if (!columns.is_wanted(ns, s, b)) continue;
+        std::byte* to = at(request.buffers[b * columns.count + s - columns.first]);
         std::memcpy(to, block.segments[s].data(), block.segments[s].size());
         out.bytes += block.segments[s].size();
         if (wrong) to[block.segments[s].size() - 1] ^= std::byte{1};
@@ -232,15 +246,20 @@ struct kvpool_consumer {
     if (request.struct_size != sizeof request) return false;
     if (kind == Kind::unpin) return pool->pins.contains(request.pin);
     const kvpool::bench::FakePool& limits = fake_pool();
-    const uint64_t segments = pool->namespaces.at(request.ns).segment_bytes.size();
+    const Namespace& ns = pool->namespaces.at(request.ns);
+    const Columns columns(request, ns);
     if (request.blocks == 0 || request.blocks > limits.blocks_per_request) return false;
     if (kind != Kind::retrieve && !is_inside(request.keys, request.blocks * sizeof(kvpool_key))) return false;
     if (kind == Kind::match) return true;
-    if (request.blocks * segments > limits.segments_per_request) return false;
-    if (!is_inside(request.buffers, request.blocks * segments * sizeof(uint64_t))) return false;
-    for (uint64_t i = 0; i < request.blocks * segments; ++i) {
-      const uint32_t bytes = pool->namespaces[request.ns].segment_bytes[i % segments];
-      if (!is_inside(pool->at(request.buffers[i]), bytes)) return false;
+    const uint64_t buffers = uint64_t{request.blocks} * columns.count;
+    if (columns.first + columns.count > ns.segment_bytes.size()) return false;
+    if (buffers > limits.segments_per_request) return false;
+    if (!is_inside(request.buffers, buffers * sizeof(uint64_t))) return false;
+    for (uint64_t i = 0; i < buffers; ++i) {
+      const auto segment = static_cast<uint32_t>(columns.first + i % columns.count);
+      const auto block = static_cast<uint32_t>(i / columns.count);
+      if (kind == Kind::retrieve && !columns.is_wanted(ns, segment, block)) continue;
+      if (!is_inside(pool->at(request.buffers[i]), ns.segment_bytes[segment])) return false;
     }
     if (kind == Kind::store) return true;
     return pool->pins.contains(request.pin) &&
@@ -259,9 +278,12 @@ struct kvpool_consumer {
   }
 
   void scribble(const kvpool_request& request) const {
-    const auto& bytes = pool->namespaces[request.ns].segment_bytes;
-    for (uint64_t i = 0; i < request.blocks * bytes.size(); ++i) {
-      std::memset(pool->at(request.buffers[i]), 0xee, bytes[i % bytes.size()]);
+    const Namespace& ns = pool->namespaces[request.ns];
+    const Columns columns(request, ns);
+    for (uint64_t i = 0; i < uint64_t{request.blocks} * columns.count; ++i) {
+      const auto segment = static_cast<uint32_t>(columns.first + i % columns.count);
+      if (!columns.is_wanted(ns, segment, static_cast<uint32_t>(i / columns.count))) continue;
+      std::memset(pool->at(request.buffers[i]), 0xee, ns.segment_bytes[segment]);
     }
   }
 

@@ -55,17 +55,19 @@ class RealDeviceSet final : public DeviceSet {
     return {};
   }
 
-  [[nodiscard]] Status open(const Config& config, const Clock& clock) override {
+  [[nodiscard]] Status open(const Config& config, const Clock& clock, const DeviceHooks& hooks) override {
     close();
     for (size_t i = 0; i < config.devices.size(); ++i) {
       const DeviceConfig& wanted = config.devices[i];
-      auto device = make(wanted, memory_[i], clock);
+      const bool replaced = hooks.make_storage && wanted.kind != DeviceKind::memory;
+      auto device = replaced ? hooks.make_storage(wanted) : make(wanted, memory_[i], clock);
       if (!device) return tl::unexpected(device.error());
       if (wanted.limit_read_bytes_per_second || wanted.limit_write_bytes_per_second) {
         *device = std::make_unique<CapDevice>(
             std::move(*device),
             CapOptions{wanted.limit_read_bytes_per_second, wanted.limit_write_bytes_per_second}, clock);
       }
+      if (hooks.decorate) *device = hooks.decorate(std::move(*device));
       devices_.push_back(std::move(*device));
     }
     return {};
@@ -224,7 +226,7 @@ std::unique_ptr<Transfer> make_transfer(const Config& config) {
 
 Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
                                   const ProbeOptions& options) {
-  if (Status opened = set.open(config, clock); !opened) return tl::unexpected(opened.error());
+  if (Status opened = set.open(config, clock, {}); !opened) return tl::unexpected(opened.error());
   const auto transfer = make_transfer(config);
   PollWaiter waiter(clock);
   auto result = probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
@@ -235,15 +237,19 @@ Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Cl
   return result;
 }
 
-Result<std::unique_ptr<Pieces>> compose(Config config) {
+Result<std::unique_ptr<Pieces>> compose(Config config) { return compose(std::move(config), {}, std::nullopt); }
+
+Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
+                                        std::optional<Profile> given_profile) {
   auto pieces = std::make_unique<Pieces>();
   pieces->clock = std::make_unique<SteadyClock>();
   auto set = DeviceSet::take_memory(config);
   if (!set) return tl::unexpected(set.error());
   pieces->set = std::move(*set);
-  auto profile = find_profile(config, *pieces->set, *pieces->clock);
+  auto profile = given_profile ? Result<Profile>(std::move(*given_profile))
+                               : find_profile(config, *pieces->set, *pieces->clock);
   if (!profile) return tl::unexpected(profile.error());
-  if (Status opened = pieces->set->open(config, *pieces->clock); !opened) return tl::unexpected(opened.error());
+  if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened) return tl::unexpected(opened.error());
   const std::vector<Device*> devices = pieces->set->devices();
   auto catalog = open_catalog(config, devices);
   if (!catalog) return tl::unexpected(catalog.error());

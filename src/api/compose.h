@@ -2,7 +2,9 @@
 
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,6 +14,15 @@
 
 namespace kvpool {
 
+// How a benchmark takes part in the opening of devices.
+struct DeviceHooks {
+  // Makes the device for an entry of the configuration that is not memory, in place of its own kind; caps are
+  // stacked over it as over any. Empty: the entry's own kind.
+  std::function<Result<std::unique_ptr<Device>>(const DeviceConfig&)> make_storage;
+  // Stacks something over a finished device, caps included. Empty: nothing.
+  std::function<std::unique_ptr<Device>(std::unique_ptr<Device>)> decorate;
+};
+
 // The configuration's devices over memory that is taken once, not started; for pools and for probing alike.
 class DeviceSet {
  public:
@@ -20,7 +31,7 @@ class DeviceSet {
   virtual ~DeviceSet() = default;
 
   // Opens the devices anew: what was written is gone.
-  [[nodiscard]] virtual Status open(const Config& config, const Clock& clock) = 0;
+  [[nodiscard]] virtual Status open(const Config& config, const Clock& clock, const DeviceHooks& hooks) = 0;
   virtual void close() = 0;
 
   // In the configuration's order, caps on top.
@@ -31,6 +42,10 @@ class DeviceSet {
   // The pages that were obtained, for those who doubt a measurement.
   [[nodiscard]] virtual std::string memory_description() const = 0;
 };
+
+// compose() with hooks, and with a profile in place of a stored or a probed one.
+[[nodiscard]] Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
+                                                      std::optional<Profile> profile);
 
 [[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config);
 

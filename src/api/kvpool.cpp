@@ -85,10 +85,9 @@ kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvp
     if (!config) return report(config.error(), error);
     auto pieces = kvpool::compose(std::move(*config));
     if (!pieces) return report(pieces.error(), error);
-    auto made = std::make_unique<kvpool_pool>(std::move(*pieces));
-    if (auto status = made->reactor().start(); !status) return report(status.error(), error);
-    if (auto status = made->add_configured_namespaces(); !status) return report(status.error(), error);
-    *pool = made.release();
+    auto made = kvpool_pool::start(std::move(*pieces));
+    if (!made) return report(made.error(), error);
+    *pool = made->release();
     return KVPOOL_OK;
   });
 }

@@ -62,6 +62,13 @@ using kvpool::Geometry;
 kvpool_pool::kvpool_pool(std::unique_ptr<kvpool::Pieces> made)
     : pieces(std::move(made)), buffers(pieces->buffers) {}
 
+kvpool::Result<std::unique_ptr<kvpool_pool>> kvpool_pool::start(std::unique_ptr<kvpool::Pieces> made) {
+  auto pool = std::make_unique<kvpool_pool>(std::move(made));
+  if (auto status = pool->reactor().start(); !status) return tl::unexpected(status.error());
+  if (auto status = pool->add_configured_namespaces(); !status) return tl::unexpected(status.error());
+  return pool;
+}
+
 kvpool::Status kvpool_pool::add_configured_namespaces() {
   for (const kvpool::NamespaceConfig& configured : pieces->config.namespaces) {
     Geometry geometry = configured.geometry;

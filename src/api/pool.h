@@ -73,6 +73,9 @@ struct kvpool_pool {
   std::vector<bool> flat;
   std::vector<kvpool_consumer*> consumers;
 
+  // Starts the engine and adds the configured namespaces.
+  [[nodiscard]] static kvpool::Result<std::unique_ptr<kvpool_pool>> start(std::unique_ptr<kvpool::Pieces> made);
+
   [[nodiscard]] kvpool::Reactor& reactor() const { return *pieces->reactor; }
   [[nodiscard]] kvpool::Status add_configured_namespaces();
   [[nodiscard]] kvpool::Result<uint32_t> open_namespace(const kvpool::Geometry& geometry, bool is_flat);

@@ -1,0 +1,117 @@
+// kvpool bench longdoc.
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+
+#include "apps/bench_machine.h"
+#include "apps/command.h"
+#include "apps/pool_options.h"
+#include "apps/progress.h"
+#include "base/units.h"
+#include "bench/longdoc.h"
+
+namespace kvpool {
+namespace {
+
+struct LongdocArguments {
+  PoolOptions pool;
+  std::vector<std::string> tokens{"16k"};
+  std::vector<std::string> systems{"all"};
+  bench::LongdocOptions options;
+};
+
+Result<bench::LongdocOptions> to_options(const LongdocArguments& arguments) {
+  bench::LongdocOptions options = arguments.options;
+  auto config = arguments.pool.config();
+  if (!config) return tl::unexpected(config.error());
+  options.config = std::move(*config);
+  options.tokens.clear();
+  for (const std::string& text : arguments.tokens) {
+    const auto tokens = parse_tokens(text);
+    if (!tokens) return fail(tokens.error().code, "--tokens " + tokens.error().message);
+    options.tokens.push_back(*tokens);
+  }
+  if (arguments.systems != std::vector<std::string>{"all"}) options.systems = arguments.systems;
+  if (const Status valid = validate(options); !valid) return tl::unexpected(valid.error());
+  return options;
+}
+
+// What the machine or the input refused, before or while documents were stored; nothing came back wrong.
+bool is_bad_input(Errc code) {
+  switch (code) {
+    case Errc::invalid_argument:
+    case Errc::too_large:
+    case Errc::in_use:
+    case Errc::not_ours:
+    case Errc::unsupported:
+    case Errc::system:
+      return true;
+    default:
+      return false;
+  }
+}
+
+int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
+  const auto options = to_options(arguments);
+  if (!options) return print_error(options.error().message);
+  BenchMachine machine;
+  Result<std::vector<bench::LongdocRow>> rows;
+  {
+    ProgressBar bar("bench longdoc");
+    constexpr uint64_t all = 1000;
+    rows = bench::run_longdoc(machine, *options, [&bar](const std::string& /*phrase*/, double done) {
+      bar.update(static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
+    });
+  }
+  if (!rows) {
+    return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);
+  }
+  if (tool.json()) {
+    print_json(bench::longdoc_json(*rows));
+  } else {
+    fmt::print("{}", bench::longdoc_table(*rows));
+  }
+  for (const bench::LongdocRow& row : *rows) {
+    if (row.wrong_blocks > 0)
+      return print_error(fmt::format("{}: {} wrong blocks", row.system, row.wrong_blocks), exit_wrong);
+  }
+  return exit_good;
+}
+
+}  // namespace
+
+void add_bench_longdoc(Tool& tool) {
+  CLI::App* command =
+      tool.group("bench", "measure kvpool")
+          ->add_subcommand("longdoc",
+                           "Long Document QA: store documents, ask them again in random order, "
+                           "and compare with today's ways of keeping them");
+  auto arguments = std::make_shared<LongdocArguments>();
+  bench::LongdocOptions& options = arguments->options;
+  arguments->pool.add_to(*command);
+  command->add_option("--model", options.models, "whose KV caches the documents are")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--tokens", arguments->tokens, "of each document, up to 128k; k = 1024")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--documents", options.documents, "stored, and each asked once in a repeat")
+      ->capture_default_str();
+  command->add_option("--concurrency", options.concurrency, "questions under way at a time, up to 16")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--repeat", options.repeat, "how often the documents are asked")->capture_default_str();
+  command
+      ->add_option("--systems", arguments->systems,
+                   "all, or of tiered-files, pooled-files, tiered-direct, striped-direct, pooled-direct")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--seed", options.seed, "of the documents and of the order of the questions")
+      ->capture_default_str();
+  tool.on(command, [&tool, arguments] { return run_longdoc(tool, *arguments); });
+}
+
+}  // namespace kvpool

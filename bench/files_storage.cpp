@@ -1,0 +1,44 @@
+#include "bench/files_storage.h"
+
+#include <fmt/format.h>
+
+#include "base/units.h"
+
+namespace kvpool::bench {
+
+Result<std::unique_ptr<Device>> FilesStorage::make(const DeviceConfig& device, uint64_t chunk_bytes) {
+  if (device.kind != DeviceKind::file) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: only a file device has a folder for chunk files beside it", device.name));
+  }
+  auto directory = FilesDirectory::create(device.path + ".files");
+  if (!directory) return tl::unexpected(directory.error());
+  auto files = FilesDevice::create(
+      **directory, {.name = device.name, .size_bytes = device.size_bytes, .chunk_bytes = chunk_bytes});
+  if (!files) return tl::unexpected(files.error());
+  directories_.push_back(std::move(*directory));
+  devices_.push_back(files->get());
+  return std::move(*files);
+}
+
+Status FilesStorage::make_cold(bool forget) {
+  for (FilesDevice* device : devices_) device->set_forget(forget);
+  for (const auto& directory : directories_) {
+    if (auto dropped = directory->drop_cache(); !dropped) return dropped;
+    const auto cached = directory->cached_bytes();
+    if (!cached) return tl::unexpected(cached.error());
+    if (*cached > 0) {
+      return fail(Errc::system, fmt::format("{}: {} stay in the page cache; is somebody else reading them?",
+                                            directory->path(), format_bytes(*cached)));
+    }
+  }
+  return {};
+}
+
+Nanos FilesStorage::io_call_time() const {
+  Nanos time{0};
+  for (const FilesDevice* device : devices_) time += device->io_call_time();
+  return time;
+}
+
+}  // namespace kvpool::bench

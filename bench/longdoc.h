@@ -1,0 +1,78 @@
+// Long Document QA: documents are stored once, then asked again in random order, by each of the systems that
+// `bench longdoc` compares. docs/benchmarks.md says what is timed and what the figures mean.
+//
+// Thread: one. Failure: Result for what could not be run; wrong bytes are a figure, not a failure.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bench/limits.h"
+#include "bench/longdoc_system.h"
+#include "bench/machine.h"
+
+namespace kvpool::bench {
+
+struct LongdocOptions {
+  Config config;  // devices and limits; its namespaces and placement are not used
+  std::vector<std::string> models{"llama-3.1-8b"};
+  std::vector<uint64_t> tokens{16 * 1024};
+  uint32_t documents = 3;
+  std::vector<uint32_t> concurrency{1};
+  uint32_t repeat = 3;
+  std::vector<std::string> systems;  // empty: all
+  uint64_t seed = 1;
+  std::optional<Profile> profile;                        // none: measured first
+  Nanos limit_duration{std::chrono::milliseconds(400)};  // of each measurement of the limit
+};
+
+struct LongdocDevice {
+  std::string name;
+  uint64_t bytes = 0;  // read in a repeat, median
+  double share = 0;    // of what all devices read
+  double busy_fraction = 0;
+};
+
+// One system at one model, length and concurrency. Seconds are of a question, from its match to the check of
+// its last segment; the rest is of a repeat, medians over the repeats.
+struct LongdocRow {
+  std::string system;
+  std::string model;
+  uint64_t tokens = 0;
+  uint32_t concurrency = 0;
+  double seconds_min = 0, seconds_p50 = 0, seconds_max = 0;
+  double gbps = 0;
+  double limit_gbps = 0;
+  double fraction_of_limit = 0;
+  double ttft_s = 0;
+  double cpu_user_s = 0, cpu_system_s = 0;
+  double blocked_s = 0;
+  uint64_t spilled_bytes = 0;
+  uint64_t wrong_blocks = 0;
+  std::vector<LongdocDevice> devices;
+};
+
+// What is being done, for a person who waits: a phrase, and how much of all is done (0 to 1).
+using Progress = std::function<void(const std::string& phrase, double done)>;
+
+// Says what is wrong with the options, before anything is touched.
+[[nodiscard]] Status validate(const LongdocOptions& options);
+
+// Rows in the order of models, tokens, systems, concurrency.
+[[nodiscard]] Result<std::vector<LongdocRow>> run_longdoc(Machine& machine, const LongdocOptions& options,
+                                                          const Progress& progress);
+
+// Seconds from the question's arrival to the first token where the whole document is in the GPU already: the
+// floor that loading adds to. As measured for LLaMA-3.1-8B on an H100 under vLLM 0.26 (docs/benchmarks.md).
+[[nodiscard]] double question_prefill_s(uint64_t tokens);
+
+// {"systems": [...]}, as docs/cli.md has it.
+[[nodiscard]] nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows);
+[[nodiscard]] std::string longdoc_table(const std::vector<LongdocRow>& rows);
+
+}  // namespace kvpool::bench

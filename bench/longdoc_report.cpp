@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "bench/longdoc.h"
+
+namespace kvpool::bench {
+namespace {
+
+struct PrefillPoint {
+  double tokens;
+  double seconds;
+};
+// Measured; between them a straight line, outside them the nearest.
+constexpr std::array prefill_points{PrefillPoint{16384, 0.034}, PrefillPoint{32768, 0.035},
+                                    PrefillPoint{65536, 0.058}, PrefillPoint{131072, 0.073}};
+
+// Six digits are more than any measurement here is good for.
+double rounded(double value) { return std::round(value * 1e6) / 1e6; }
+
+nlohmann::ordered_json to_json(const LongdocRow& row) {
+  nlohmann::ordered_json json;
+  json["system"] = row.system;
+  json["model"] = row.model;
+  json["tokens"] = row.tokens;
+  json["concurrency"] = row.concurrency;
+  json["seconds_min"] = rounded(row.seconds_min);
+  json["seconds_p50"] = rounded(row.seconds_p50);
+  json["seconds_max"] = rounded(row.seconds_max);
+  json["gbps"] = rounded(row.gbps);
+  json["limit_gbps"] = rounded(row.limit_gbps);
+  json["fraction_of_limit"] = rounded(row.fraction_of_limit);
+  json["ttft_s"] = rounded(row.ttft_s);
+  json["cpu_user_s"] = rounded(row.cpu_user_s);
+  json["cpu_system_s"] = rounded(row.cpu_system_s);
+  json["blocked_s"] = rounded(row.blocked_s);
+  json["spilled_bytes"] = row.spilled_bytes;
+  json["wrong_blocks"] = row.wrong_blocks;
+  json["devices"] = nlohmann::ordered_json::array();
+  for (const LongdocDevice& device : row.devices) {
+    json["devices"].push_back({{"name", device.name},
+                               {"bytes", device.bytes},
+                               {"share", rounded(device.share)},
+                               {"busy_fraction", rounded(device.busy_fraction)}});
+  }
+  return json;
+}
+
+std::string shares(const LongdocRow& row) {
+  std::string text;
+  for (const LongdocDevice& device : row.devices) {
+    text += fmt::format("{}{} {:.0f}%", text.empty() ? "" : ", ", device.name, device.share * 100);
+  }
+  return text;
+}
+
+}  // namespace
+
+double question_prefill_s(uint64_t tokens) {
+  const auto at = static_cast<double>(tokens);
+  if (at <= prefill_points.front().tokens) return prefill_points.front().seconds;
+  for (size_t i = 1; i < prefill_points.size(); ++i) {
+    const PrefillPoint& left = prefill_points[i - 1];
+    const PrefillPoint& right = prefill_points[i];
+    if (at > right.tokens) continue;
+    return left.seconds + (right.seconds - left.seconds) * (at - left.tokens) / (right.tokens - left.tokens);
+  }
+  return prefill_points.back().seconds;
+}
+
+nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows) {
+  nlohmann::ordered_json json;
+  json["systems"] = nlohmann::ordered_json::array();
+  for (const LongdocRow& row : rows) json["systems"].push_back(to_json(row));
+  return json;
+}
+
+std::string longdoc_table(const std::vector<LongdocRow>& rows) {
+  std::string text;
+  const LongdocRow* above = nullptr;
+  for (const LongdocRow& row : rows) {
+    if (above == nullptr || above->model != row.model || above->tokens != row.tokens) {
+      text += fmt::format("{}{}, {} tokens\n", above == nullptr ? "" : "\n", row.model, row.tokens);
+      text += fmt::format("  {:<15}{:>3}{:>9}{:>9}{:>9}{:>8}{:>8}{:>10}{:>9}  {}\n", "system", "at",
+                          "seconds", "TTFT s", "GB/s", "limit", "of it", "CPU s", "in I/O s", "read from");
+    }
+    above = &row;
+    text += fmt::format("  {:<15}{:>3}{:>9.3f}{:>9.3f}{:>9.2f}{:>8.2f}{:>7.0f}%{:>10.2f}{:>9.2f}  {}",
+                        row.system, row.concurrency, row.seconds_p50, row.ttft_s, row.gbps, row.limit_gbps,
+                        row.fraction_of_limit * 100, row.cpu_user_s + row.cpu_system_s, row.blocked_s,
+                        shares(row));
+    if (row.wrong_blocks > 0) text += fmt::format("  WRONG BLOCKS: {}", row.wrong_blocks);
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace kvpool::bench

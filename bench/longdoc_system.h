@@ -1,0 +1,80 @@
+// System: one way of keeping documents and bringing them back, as `bench longdoc` compares them.
+//
+// Thread: one, the benchmark's; a system may have threads of its own. Failure: Result; one that failed is
+// destroyed, nothing else.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "bench/documents.h"
+#include "bench/machine.h"
+#include "bench/meter_device.h"
+
+namespace kvpool::bench {
+
+// What was asked at once: the questions of one repeat.
+struct Asked {
+  Nanos wall{0};
+  std::vector<Nanos> latencies;  // of each question: from its start until its last segment was checked
+  uint64_t bytes = 0;            // delivered
+  uint64_t wrong_blocks = 0;
+};
+
+// Since the system was opened; differences are taken around a repeat.
+struct SystemUse {
+  struct OneDevice {
+    std::string name;
+    bool in_place = false;
+    uint64_t read_bytes = 0;
+    Nanos busy{0};
+  };
+  std::vector<OneDevice> devices;
+  Nanos io_calls{0};  // inside I/O system calls, over all threads
+  Nanos slept{0};  // of a thread that drives queues instead of blocking in calls: asleep between them. From
+                   // an arbitrary start; part of it is waiting for I/O, at most as long as I/O was under way
+};
+
+class System {
+ public:
+  System() = default;
+  System(const System&) = delete;
+  System& operator=(const System&) = delete;
+  virtual ~System() = default;
+
+  [[nodiscard]] virtual Status store() = 0;
+  // Drops what the kernel keeps of the documents. `again`: the next questions ask for some document twice, so
+  // what is read must be dropped as it is read.
+  [[nodiscard]] virtual Status make_cold(bool again) = 0;
+  // order[i] is the document of question i; `concurrency` of them are under way at a time.
+  [[nodiscard]] virtual Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
+                                          Check check) = 0;
+  [[nodiscard]] virtual SystemUse use() const = 0;
+  [[nodiscard]] virtual uint64_t spilled_bytes() const = 0;
+};
+
+// One row of the comparison.
+struct SystemKind {
+  std::string_view name;
+  bool pooled;              // kvpool's engine; else one tier after the other
+  bool files;               // buffered chunk files; else the configuration's own storage devices
+  PlacementRule placement;  // of pooled ones
+};
+[[nodiscard]] std::span<const SystemKind> system_kinds();
+
+// Bytes of recycled buffers that a consumer gets for these documents, the same for each system: enough for
+// the devices' queues to stay full while finished parts are looked at, a few blocks at least.
+[[nodiscard]] uint64_t consumer_buffer_bytes(const Documents& documents);
+
+// Opens the system over the configuration's devices. REQUIRES: documents and machine outlive it.
+[[nodiscard]] Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& machine,
+                                                          const Config& config, const Profile& profile,
+                                                          const Documents& documents);
+
+}  // namespace kvpool::bench

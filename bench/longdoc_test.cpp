@@ -1,0 +1,209 @@
+#include "bench/longdoc.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+
+#include "bench/payload.h"
+#include "bench/pooled_system.h"
+#include "bench/testing/fake_pool.h"
+#include "bench/testing/test_machine.h"
+
+namespace kvpool::bench {
+namespace {
+
+constexpr uint64_t mib = 1ULL << 20;
+
+TEST(Documents, KeysDifferAndWindowsAreDeliveredOnce) {
+  const Documents documents(*preset_geometry("gpt-oss-20b"), 1000, 2, 1);
+  EXPECT_EQ(documents.blocks(), 4U);
+  std::set<BlockKey> keys;
+  for (uint32_t d = 0; d < 2; ++d) {
+    for (uint32_t b = 0; b < 4; ++b) keys.insert(documents.key(d, b));
+  }
+  EXPECT_EQ(keys.size(), 8U);
+  EXPECT_EQ(documents.delivered_bytes(), documents.geometry().run_bytes(4));
+  EXPECT_LT(documents.delivered_bytes(), documents.stored_bytes());
+}
+
+TEST(Documents, EveryDocumentIsAskedOnceBeforeAnyIsAskedAgain) {
+  const auto order = question_order(5, 10, 3);
+  EXPECT_EQ(std::set<uint32_t>(order.begin(), order.begin() + 5).size(), 5U);
+  EXPECT_EQ(std::set<uint32_t>(order.begin() + 5, order.end()).size(), 5U);
+  EXPECT_EQ(order, question_order(5, 10, 3));
+  EXPECT_NE(order, question_order(5, 10, 4));
+}
+
+TEST(Checker, CountsWrongAndMissingBlocksOnce) {
+  const Documents documents(
+      Geometry{.name = "g", .block_tokens = 1, .segment_bytes = {4096, 4096}, .window = {}}, 3, 1, 1);
+  std::vector<std::byte> data(4096);
+  Checker checker(documents, 1, Check::every_byte);
+  for (uint32_t b = 0; b < 3; ++b) {
+    for (uint32_t s = 0; s < 2; ++s) {
+      if (b == 2 && s == 1) continue;  // never arrives
+      fill_payload(data, documents.key(0, b), s);
+      if (b == 1) data[4000] ^= std::byte{1};
+      checker.look(0, 0, b, s, data);
+    }
+  }
+  EXPECT_EQ(checker.wrong_blocks(), 2U);
+}
+
+// Every delivered segment is in exactly one unit, and no unit is larger than allowed.
+void expect_covered(const Documents& documents, uint64_t unit_bytes_max) {
+  std::vector<uint32_t> seen(size_t{documents.blocks()} * documents.geometry().segments());
+  for (const LayerUnit& unit : layer_units(documents, unit_bytes_max)) {
+    uint64_t bytes = 0;
+    for (uint32_t b = unit.block_first; b < unit.block_first + unit.blocks; ++b) {
+      for (uint32_t s = unit.segment_first; s < unit.segment_first + unit.segment_count; ++s) {
+        ++seen[size_t{b} * documents.geometry().segments() + s];
+        if (documents.is_delivered(b, s)) bytes += documents.geometry().segment_bytes[s];
+      }
+    }
+    EXPECT_LE(bytes, unit_bytes_max);
+    EXPECT_GT(bytes, 0U);
+  }
+  for (const uint32_t times : seen) EXPECT_EQ(times, 1U);
+}
+
+TEST(LayerUnits, CoverADocumentOnce) {
+  for (const std::string& model : preset_names()) {
+    for (const uint64_t tokens : {256U, 1024U, 16384U}) {
+      const Documents documents(*preset_geometry(model), tokens, 1, 1);
+      for (const uint64_t bytes : {mib, 4 * mib, 32 * mib, 256 * mib}) expect_covered(documents, bytes);
+    }
+  }
+}
+
+TEST(LayerUnits, KeepLayerOrder) {
+  const Documents documents(*preset_geometry("llama-3.1-8b"), 16384, 1, 1);
+  const auto whole = layer_units(documents, 64 * mib);
+  EXPECT_EQ(whole.size(), 32U);
+  const auto halves = layer_units(documents, 32 * mib);
+  ASSERT_EQ(halves.size(), 64U);
+  EXPECT_EQ(halves[1].segment_first, 0U);
+  EXPECT_EQ(halves[1].block_first, 32U);
+}
+
+class LongdocTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    fake_pool() = FakePool{};
+    options_.config.devices = {memory_config(64 * mib), file_config(96 * mib, folder_.path("pool"))};
+    options_.tokens = {512};
+    options_.documents = 2;
+    options_.repeat = 2;
+    options_.limit_duration = std::chrono::milliseconds(5);
+  }
+  [[nodiscard]] Result<std::vector<LongdocRow>> run() {
+    return run_longdoc(machine_, options_, [](const std::string&, double) {});
+  }
+
+  TestFolder folder_;
+  TestMachine machine_;
+  LongdocOptions options_;
+};
+
+TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
+  options_.concurrency = {1, 3};
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  ASSERT_EQ(rows->size(), 10U);
+  EXPECT_EQ(machine_.pools_opened, 3U);
+  EXPECT_EQ(fake_pool().pins_held, 0U);
+  for (const LongdocRow& row : *rows) {
+    EXPECT_EQ(row.wrong_blocks, 0U) << row.system;
+    EXPECT_GT(row.gbps, 0) << row.system;
+    EXPECT_GT(row.limit_gbps, 0) << row.system;
+    EXPECT_LE(row.seconds_min, row.seconds_p50);
+    EXPECT_LE(row.seconds_p50, row.seconds_max);
+    EXPECT_NEAR(row.ttft_s - row.seconds_p50, 0.034, 1e-9);
+  }
+  machine_.pool_storage.clear();
+  EXPECT_FALSE(std::filesystem::exists(folder_.path("pool.files")));
+  EXPECT_FALSE(std::filesystem::exists(folder_.path("pool.limit")));
+}
+
+TEST_F(LongdocTest, SetsThePlacementOfEachSystem) {
+  options_.systems = {"striped-direct"};
+  ASSERT_TRUE(run());
+  EXPECT_EQ(machine_.last_pool.placement, PlacementRule::equal);
+  options_.systems = {"pooled-direct"};
+  ASSERT_TRUE(run());
+  EXPECT_EQ(machine_.last_pool.placement, PlacementRule::bandwidth);
+  EXPECT_TRUE(machine_.pool_storage.empty());
+  options_.systems = {"pooled-files"};
+  ASSERT_TRUE(run());
+  EXPECT_EQ(machine_.pool_storage.size(), 1U);
+}
+
+TEST_F(LongdocTest, ReportsWrongBlocks) {
+  options_.systems = {"pooled-direct"};
+  fake_pool().wrong_block_every = 7;
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_GT(rows->front().wrong_blocks, 0U);
+}
+
+TEST_F(LongdocTest, ARetrieveThatBringsLessCountsAsWrong) {
+  options_.systems = {"pooled-direct"};
+  fake_pool().short_retrieve_every = 3;
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_GT(rows->front().wrong_blocks, 0U);
+  EXPECT_EQ(fake_pool().pins_held, 0U);
+}
+
+TEST_F(LongdocTest, APoolThatIsTooSmallIsAnError) {
+  options_.systems = {"pooled-direct"};
+  fake_pool().blocks_max = 3;
+  EXPECT_EQ(run().error().code, Errc::too_large);
+}
+
+TEST_F(LongdocTest, ValidatesBeforeItTouchesAnything) {
+  const auto expect_refused = [&](auto change) {
+    LongdocOptions changed = options_;
+    change(changed);
+    const auto refused = run_longdoc(machine_, changed, [](const std::string&, double) {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::invalid_argument);
+  };
+  expect_refused([](auto& o) { o.systems = {"raid"}; });
+  expect_refused([](auto& o) { o.models = {"llama"}; });
+  expect_refused([](auto& o) { o.tokens = {0}; });
+  expect_refused([](auto& o) { o.tokens = {129 * 1024}; });
+  expect_refused([](auto& o) { o.concurrency = {17}; });
+  expect_refused([](auto& o) { o.repeat = 0; });
+  expect_refused([](auto& o) { o.documents = 0; });
+  expect_refused([](auto& o) { o.config.devices.clear(); });
+  EXPECT_EQ(machine_.pools_opened, 0U);
+}
+
+TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
+  LongdocRow row;
+  row.system = "pooled-direct";
+  row.devices.push_back({"memory0", 12, 0.5, 0.25});
+  const auto json = longdoc_json({row});
+  EXPECT_EQ(json.size(), 1U);
+  std::set<std::string> keys;
+  for (const auto& [key, value] : json["systems"][0].items()) keys.insert(key);
+  EXPECT_EQ(keys, (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min",
+                                         "seconds_p50", "seconds_max", "gbps", "limit_gbps",
+                                         "fraction_of_limit", "ttft_s", "cpu_user_s", "cpu_system_s",
+                                         "blocked_s", "spilled_bytes", "wrong_blocks", "devices"}));
+  keys.clear();
+  for (const auto& [key, value] : json["systems"][0]["devices"][0].items()) keys.insert(key);
+  EXPECT_EQ(keys, (std::set<std::string>{"name", "bytes", "share", "busy_fraction"}));
+}
+
+TEST(LongdocReport, PrefillIsTheMeasuredFloor) {
+  EXPECT_DOUBLE_EQ(question_prefill_s(1024), 0.034);
+  EXPECT_DOUBLE_EQ(question_prefill_s(65536), 0.058);
+  EXPECT_NEAR(question_prefill_s(49152), (0.035 + 0.058) / 2, 1e-12);
+  EXPECT_DOUBLE_EQ(question_prefill_s(200000), 0.073);
+}
+
+}  // namespace
+}  // namespace kvpool::bench
