@@ -11,14 +11,16 @@ FUZZ_SECONDS ?= 60
 all: packages
 	@scripts/build.sh release
 
-demo: all
+demo: packages
+	@scripts/build.sh release kvpool
 	@bench/demo.sh $(if $(TRACE),"$(TRACE)")
 
 test: packages
 	@scripts/test.sh
 
 # The conditions of the bars on the engine itself; under a minute.
-bench: all
+bench: packages
+	@scripts/build.sh release kvpool
 	@build/release/kvpool bench engine
 
 # Each fuzzer of tests/fuzz for FUZZ_SECONDS, with libFuzzer and sanitizers.
@@ -28,7 +30,7 @@ fuzz:
 
 format:
 	@scripts/packages.sh format
-	@git ls-files -co --exclude-standard -z '*.h' '*.cpp' | xargs -0 -r clang-format-19 -i
+	@find include src apps bench tests -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 -i
 
 lint:
 	@scripts/packages.sh lint

@@ -9,6 +9,7 @@
 #include "apps/command.h"
 #include "apps/pool_options.h"
 #include "apps/progress.h"
+#include "apps/whole_number.h"
 #include "bench/client.h"
 #include "bench/replay.h"
 #include "bench/trace.h"
@@ -106,9 +107,11 @@ void add_replay(Tool& tool) {
       ->add_option("--bytes-per-token", arguments->bytes_per_token,
                    "smaller blocks, so that a long trace fits a small pool: this many bytes a token, in four "
                    "segments a block")
+      ->check(whole_number())
       ->excludes(model);
   command->add_option("--limit", arguments->limit, "the first so many requests; 0: all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(whole_number());
   command->add_option("--speed", arguments->speed,
                       "play the trace's own times, so many times as fast; as fast as possible without");
   tool.on(command, [&tool, arguments] { return run_replay(tool, *arguments); });

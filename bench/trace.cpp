@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "base/assert.h"
 
@@ -70,13 +71,13 @@ bool is_blank(const std::string& line) { return line.find_first_not_of(" \t\r\v\
 void Trace::add(uint64_t timestamp_ms, uint64_t input_tokens, uint64_t output_tokens,
                 std::span<const uint64_t> ids) {
   KVPOOL_ASSERT(ids.size() == trace_blocks(input_tokens));
-  requests_.push_back({timestamp_ms, input_tokens, output_tokens, ids_.size()});
+  requests_.push_back({timestamp_ms, input_tokens, output_tokens, ids_.size(), requests_.size()});
   ids_.insert(ids_.end(), ids.begin(), ids.end());
 }
 
 void Trace::sort() {
-  std::stable_sort(requests_.begin(), requests_.end(), [](const TraceRequest& a, const TraceRequest& b) {
-    return a.timestamp_ms < b.timestamp_ms;
+  std::ranges::sort(requests_, {}, [](const TraceRequest& request) {
+    return std::pair(request.timestamp_ms, request.number);
   });
 }
 

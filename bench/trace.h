@@ -29,6 +29,7 @@ struct TraceRequest {
   uint64_t input_tokens = 0;
   uint64_t output_tokens = 0;
   uint64_t ids_first = 0;  // index into Trace::ids_
+  uint64_t number = 0;     // in order of adding
   friend bool operator==(const TraceRequest&, const TraceRequest&) = default;
   [[nodiscard]] uint64_t blocks() const { return trace_blocks(input_tokens); }
 };

@@ -126,16 +126,16 @@ class ProbedDevice:
 
 
 def rate(entry, name):
-    """Bytes a second, from a field in bytes a second or in GB/s."""
+    """Bytes a second, from a field in bytes a second or in GB/s. A profile says 0 for what was not measured."""
     value = number(entry.get(f"{name}_bytes_per_second"))
     gbps = number(entry.get(f"{name}_gbps"))
-    return value if value is not None else None if gbps is None else gbps * 1e9
+    return value or (gbps and gbps * 1e9) or None
 
 
 def latency_us(entry, name):
     scales = (("us", 1), ("ns", 1e-3), ("ms", 1e3), ("s", 1e6))
     values = ((number(entry.get(f"{name}_{unit}")), scale) for unit, scale in scales)
-    return next((value * scale for value, scale in values if value is not None), None)
+    return next((value * scale for value, scale in values if value), None)
 
 
 def read_probe(result):

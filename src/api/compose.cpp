@@ -145,7 +145,9 @@ Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& 
                fits.error().message);
     }
   }
-  return probe_devices(config, set, clock, quick_probe());
+  auto probed = probe_devices(config, set, clock, quick_probe());
+  if (!probed) return tl::unexpected(probed.error());
+  return std::move(probed->profile);
 }
 
 uint32_t blocks_that_fit(const Config& config) {
@@ -213,14 +215,15 @@ std::unique_ptr<Transfer> make_transfer(const Config& config) {
   return std::make_unique<HostTransfer>(threads);
 }
 
-Result<Profile> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
-                              const ProbeOptions& options) {
+Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
+                                  const ProbeOptions& options) {
   if (Status opened = set.open(config, clock, {}); !opened) return tl::unexpected(opened.error());
   const auto transfer = make_transfer(config);
-  auto profile = probe(clock, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
+  PollWaiter waiter(clock);
+  auto result = probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
   set.close();
-  if (profile) apply_caps(config, *profile);
-  return profile;
+  if (result) apply_caps(config, result->profile);
+  return result;
 }
 
 Result<std::unique_ptr<Pieces>> compose(Config config) { return compose(std::move(config), {}, std::nullopt); }

@@ -48,7 +48,7 @@ class DeviceSet {
 [[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config);
 
 // Measures the devices of a configuration. Caps that bind replace what was measured.
-[[nodiscard]] Result<Profile> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
-                                            const ProbeOptions& options);
+[[nodiscard]] Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
+                                                const ProbeOptions& options);
 
 }  // namespace kvpool

@@ -54,6 +54,14 @@ class Blocks {
   [[nodiscard]] uint32_t blocks_max() const { return static_cast<uint32_t>(records_.size()); }
   void prefetch(BlockId block) const { __builtin_prefetch(&records_[block.value], 1); }
 
+  // Asks for what touch(block) will change.
+  void prefetch_neighbours(BlockId block) const {
+    const Record& record = (*this)[block];
+    if (!record.listed) return;
+    if (record.hotter != none) prefetch(BlockId(record.hotter));
+    if (record.child_or_colder != none) prefetch(BlockId(record.child_or_colder));
+  }
+
   // A Writing record without links, pinned once; no_block when all are in use.
   [[nodiscard]] BlockId take();
   void give(BlockId block);  // REQUIRES: no links, no pins. Its generation grows.

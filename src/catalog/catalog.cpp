@@ -89,12 +89,19 @@ bool Catalog::is_ready(BlockId block) const {
   return impl_->blocks.valid(block) && impl_->blocks[block].state == BlockState::ready;
 }
 
-bool Catalog::reserve_second(BlockId block, DeviceId, std::span<const bool>) {
-  KVPOOL_ASSERT(impl_->live(block).pins > 0);
-  return false;
+bool Catalog::reserve_second(BlockId block, DeviceId device, std::span<const bool> wanted) {
+  return impl_->reserve_second(block, device, wanted);
 }
-void Catalog::publish_second(BlockId block) { KVPOOL_ASSERT(impl_->live(block).pins > 0); }
-void Catalog::drop_second(BlockId block) { KVPOOL_ASSERT(impl_->live(block).pins > 0); }
+
+void Catalog::publish_second(BlockId block) {
+  KVPOOL_ASSERT(impl_->live(block).pins > 0);
+  impl_->seconds.publish(block);
+}
+
+void Catalog::drop_second(BlockId block) {
+  KVPOOL_ASSERT(impl_->live(block).pins > 0);
+  impl_->drop_second(block);
+}
 
 CatalogUsage Catalog::usage() const { return impl_->usage(); }
 const CatalogCounters& Catalog::counters() const { return impl_->count(); }

@@ -117,8 +117,9 @@ class Catalog {
   // The consumer's delete: as retire, counted apart. Returns the number of blocks removed.
   uint32_t remove(NamespaceId ns, const BlockKey& key);
 
-  // Where segment s is, into out[s]: the first residence (residence 0) or the second (device == no_device
-  // where a segment has none). REQUIRES: pinned or Writing; out.size() >= segments.
+  // Where segment s is, into out[s]: the first residence (residence 0) or the second (residence 1; 2 while it
+  // is unpublished, to be written); device == no_device where a segment has none. REQUIRES: pinned or
+  // Writing; out.size() >= segments.
   void places(BlockId block, uint32_t residence, std::span<Place> out) const;
   [[nodiscard]] std::span<const uint64_t> checksums(BlockId block) const;
   [[nodiscard]] Phase phase(BlockId block) const;
@@ -129,9 +130,11 @@ class Catalog {
   [[nodiscard]] bool is_ready(BlockId block) const;
 
   // Second residences (residences_max == 2), a cache of the first: extents on `device` for the segments that
-  // wanted[s] names, evicting nothing but other second residences that are not pinned by it. False when there
-  // is no room for all. They are found by places(block, 1) only after publish_second(); while unpublished
-  // they may be written. drop_second() gives them back. REQUIRES: pinned.
+  // wanted[s] names, evicting nothing but other second residences of blocks that nobody pins. False when
+  // there is no room for all, when the block has one already or is not Ready, and when nothing is wanted.
+  // Stores that need the room make unpinned ones go, oldest first, before they spill or evict. They are found
+  // by places(block, 1) only after publish_second(); while unpublished they may be written. drop_second()
+  // gives them back. REQUIRES: pinned.
   [[nodiscard]] bool reserve_second(BlockId block, DeviceId device, std::span<const bool> wanted);
   void publish_second(BlockId block);
   void drop_second(BlockId block);

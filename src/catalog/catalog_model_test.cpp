@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct Known {
   bool orphan = false;  // Writing, and its parent is gone
   uint32_t pins = 0;    // the writer's not counted
   std::vector<Place> places;
+  std::vector<Place> second{};  // empty: none
+  bool published = false;
   uint64_t sum = 0;
 };
 
@@ -48,8 +51,9 @@ class Model {
     if (what < 60) return finish();
     if (what < 72) return pin();
     if (what < 84) return unpin();
-    if (what < 94) return match();
-    if (what < 97) return remove();
+    if (what < 92) return match();
+    if (what < 94) return remove();
+    if (what < 98) return second();
     return retire();
   }
 
@@ -88,7 +92,7 @@ class Model {
   }
 
   Catalog& catalog() { return *catalog_; }
-  uint64_t rejected() const { return rejected_; }
+  uint64_t seconds() const { return seconds_; }
 
  private:
   BlockKey random_key() { return {prng_.below(3), prng_.below(400)}; }
@@ -191,15 +195,58 @@ class Model {
     ++pins_;
   }
 
+  // Second residences of unpinned blocks may go at any time, so the model follows those of pinned ones.
+  void second() {
+    Known* known = pick([](const Known& k) { return k.pins > 0; });
+    if (known == nullptr) return;
+    if (!known->second.empty()) {
+      if (known->published || prng_.chance(0.3)) {
+        catalog_->drop_second(known->block);
+        known->second.clear();
+      } else {
+        catalog_->publish_second(known->block);
+        known->published = true;
+      }
+      return;
+    }
+    std::array<bool, 16> wanted{};
+    for (size_t s = 0; s < known->places.size(); ++s) wanted[s] = prng_.chance(0.3);
+    const DeviceId device(static_cast<uint8_t>(prng_.below(devices_)));
+    const std::span<const bool> all(wanted.data(), known->places.size());
+    const uint64_t ready = catalog_->usage().ready_blocks;
+    const bool reserved = catalog_->reserve_second(known->block, device, all);
+    EXPECT_EQ(catalog_->usage().ready_blocks, ready) << "a second residence evicted a block";
+    sync_seconds();
+    if (!reserved) return;
+    ++seconds_;
+    known->second.resize(all.size());
+    known->published = false;
+    catalog_->places(known->block, 2, known->second);
+    for (size_t s = 0; s < all.size(); ++s) {
+      EXPECT_EQ(known->second[s].device, wanted[s] ? device : no_device);
+    }
+  }
+
+  void sync_seconds() {
+    for (auto& [id, known] : blocks_) {
+      if (known.pins == 0 && !known.writing) known.second.clear();
+    }
+  }
+
   void unpin() {
     Known* known = pick([](const Known& k) { return k.pins > 0; });
     if (known != nullptr) unpin(*known);
   }
 
   void unpin(Known& known) {
+    if (known.pins == 1 && !known.second.empty() && !known.published) {
+      catalog_->drop_second(known.block);
+      known.second.clear();
+    }
     catalog_->unpin(known.block);
     --known.pins;
     --pins_;
+    if (known.pins == 0) known.second.clear();
     if (known.gone && known.pins == 0) ended(known);
   }
 
@@ -293,6 +340,12 @@ class Model {
         EXPECT_EQ(now[s].device, known.places[s].device);
         EXPECT_EQ(now[s].offset, known.places[s].offset);
       }
+      if (known.second.empty()) return;
+      catalog_->places(known.block, known.published ? 1 : 2, now);
+      for (size_t s = 0; s < now.size(); ++s) {
+        EXPECT_EQ(now[s].device, known.second[s].device);
+        EXPECT_EQ(now[s].offset, known.second[s].offset);
+      }
     }
     if (!known.writing && !known.gone) {
       for (const uint64_t sum : catalog_->checksums(known.block)) EXPECT_EQ(sum, known.sum);
@@ -302,6 +355,7 @@ class Model {
   void check_overlaps() {
     std::map<std::pair<uint8_t, uint64_t>, uint64_t> taken;
     uint64_t bytes = 0;
+    size_t count = 0;
     for (const auto& [id, known] : blocks_) {
       const Geometry& geometry = catalog_->geometry(known.ns);
       bytes += geometry.block_bytes();
@@ -309,10 +363,15 @@ class Model {
         const uint64_t begin = known.places[s].offset.value;
         taken[{known.places[s].device.value, begin}] = begin + geometry.segment_bytes[s];
       }
+      for (size_t s = 0; s < known.second.size(); ++s) {
+        if (known.second[s].device == no_device) continue;
+        const uint64_t begin = known.second[s].offset.value;
+        taken[{known.second[s].device.value, begin}] = begin + geometry.segment_bytes[s];
+        ++count;
+      }
     }
     EXPECT_EQ(catalog_->usage().live_bytes, bytes);
     const CatalogUsage usage = catalog_->usage();
-    size_t count = 0;
     for (const auto& [id, known] : blocks_) count += known.places.size();
     EXPECT_EQ(taken.size(), count) << "two segments at one place";
     for (auto at = taken.begin(); at != taken.end(); ++at) {
@@ -330,11 +389,13 @@ class Model {
   size_t devices_ = 0;
   uint32_t pins_ = 0;
   uint64_t rejected_ = 0;
+  uint64_t seconds_ = 0;
 };
 
 CatalogOptions small_options(uint64_t seed) {
   Prng prng(seed);
-  CatalogOptions options{.devices = {}, .blocks_max = 300, .segments_max = 12, .residences_max = 1};
+  CatalogOptions options{
+      .devices = {}, .blocks_max = 300, .segments_max = 12, .residences_max = seed % 2 == 0 ? 2U : 1U};
   const uint64_t devices = prng.between(1, 4);
   for (uint64_t d = 0; d < devices; ++d) {
     options.devices.push_back({.size_bytes = prng.between(1 << 20, 4 << 20),
@@ -345,6 +406,7 @@ CatalogOptions small_options(uint64_t seed) {
 }
 
 TEST(CatalogModel, RandomOperations) {
+  uint64_t seconds = 0;
   for (uint64_t seed = 1; seed <= 24; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Model model(seed, small_options(seed));
@@ -358,8 +420,11 @@ TEST(CatalogModel, RandomOperations) {
     }
     EXPECT_GT(model.catalog().counters().committed_blocks, 100);
     EXPECT_GT(model.catalog().counters().evicted_blocks, 0);
+    seconds += model.seconds();
+    EXPECT_TRUE(seed % 2 == 0 || model.seconds() == 0);
     model.drain();
   }
+  EXPECT_GT(seconds, 50);
 }
 
 }  // namespace

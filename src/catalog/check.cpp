@@ -19,35 +19,44 @@ void Catalog::Impl::check_index() const {
 }
 
 // That the runs are those which the segments' devices and sizes call for.
+void Catalog::Impl::check_segments(BlockId block, uint32_t cell, std::span<const SegmentSlot> wanted) const {
+  const Geometry& geometry = shape(blocks[block]).geometry;
+  std::array<Located, kvpool::segments_max> located;
+  extents.locate(cell, wanted, located);
+  size_t slots = 0;
+  extents.for_each(cell, [&](const Run& run) {
+    slots += run.slots.count;
+    return true;
+  });
+  for (size_t s = 0; s < wanted.size(); ++s) {
+    if (wanted[s].device == no_device) continue;
+    --slots;
+    const Space& space = spaces[located[s].device.value];
+    const uint64_t slot_bytes = space.slot_bytes(wanted[s].size_class);
+    KVPOOL_ASSERT(space.class_at(located[s].granule) == wanted[s].size_class);
+    KVPOOL_ASSERT(slot_bytes >= geometry.segment_bytes[s]);
+    KVPOOL_ASSERT(space.offset(located[s].granule).value + slot_bytes <= space.size_bytes());
+  }
+  KVPOOL_ASSERT(slots == 0);
+}
+
 void Catalog::Impl::check_block(BlockId block) const {
   const Record& record = blocks[block];
-  const Shape& its = shape(record);
-  KVPOOL_ASSERT(!its.flat || record.parent == none);
+  KVPOOL_ASSERT(!shape(record).flat || record.parent == none);
   if (record.parent != none) {
     KVPOOL_ASSERT(blocks[BlockId(record.parent)].state == BlockState::ready);
   }
   Segments segments;
-  std::array<Located, kvpool::segments_max> located;
-  const auto wanted = segments_of(block, segments);
-  extents.locate(record.cell, wanted, located);
-  size_t slots = 0;
-  extents.for_each(record.cell, [&](const Run& run) {
-    slots += run.slots.count;
-    return true;
-  });
-  KVPOOL_ASSERT(slots == wanted.size());
-  for (size_t s = 0; s < wanted.size(); ++s) {
-    const Space& space = spaces[located[s].device.value];
-    KVPOOL_ASSERT(space.class_at(located[s].granule) == wanted[s].size_class);
-    KVPOOL_ASSERT(space.slot_bytes(wanted[s].size_class) >= its.geometry.segment_bytes[s]);
-    KVPOOL_ASSERT(space.offset(located[s].granule).value + space.slot_bytes(wanted[s].size_class) <=
-                  space.size_bytes());
+  check_segments(block, record.cell, segments_of(block, segments));
+  if (seconds.state(block) != SecondState::absent) {
+    check_segments(block, seconds[block].cell, second_segments_of(block, segments));
   }
 }
 
 void Catalog::Impl::check() const {
   blocks.check();
   check_index();
+  seconds.check(blocks);
   uint64_t ready = 0;
   uint64_t writing = 0;
   uint64_t retired = 0;
@@ -65,6 +74,9 @@ void Catalog::Impl::check() const {
     retired += record.state == BlockState::retired ? 1 : 0;
     bytes += shape(record).block_bytes;
     cells += extents.check_chain(record.cell, block, false);
+    if (seconds.state(block) != SecondState::absent) {
+      cells += extents.check_chain(seconds[block].cell, block, true);
+    }
     check_block(block);
   }
   KVPOOL_ASSERT(ready == ready_blocks && writing == writing_blocks && retired == retired_blocks);

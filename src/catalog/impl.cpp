@@ -33,6 +33,9 @@ Status Catalog::Impl::open(const CatalogOptions& wanted) {
     Space& space = spaces.emplace_back();
     if (Status opened = space.open(device.size_bytes, device.alignment_bytes); !opened) return opened;
   }
+  if (options.residences_max == 2) {
+    if (Status s = seconds.open(options.blocks_max, options.segments_max); !s) return s;
+  }
   devices_stride = (options.segments_max + 1) / 2;
   if (Status s = index.open(options.blocks_max); !s) return s;
   if (Status s = blocks.open(options.blocks_max); !s) return s;
@@ -105,6 +108,7 @@ void Catalog::Impl::unpin(BlockId block) {
 
 void Catalog::Impl::release(BlockId block) {
   Record& record = blocks[block];
+  drop_second(block);
   extents.give(record.cell);
   record.cell = none;
   live_bytes -= shape(record).block_bytes;
@@ -186,10 +190,9 @@ std::span<const SegmentSlot> Catalog::Impl::segments_of(BlockId block, Segments&
 
 void Catalog::Impl::places(BlockId block, uint32_t residence, std::span<Place> out) const {
   const Record& record = live(block);
-  KVPOOL_ASSERT(out.size() >= shape(record).segments() && residence < 2);
-  if (residence == 1) {
-    std::ranges::fill(out, Place{});
-    return;
+  KVPOOL_ASSERT(out.size() >= shape(record).segments() && residence < 3);
+  if (residence > 0) {
+    return second_places(block, residence == 1 ? SecondState::published : SecondState::reserved, out);
   }
   Segments segments;
   std::array<Located, kvpool::segments_max> located;
@@ -222,7 +225,7 @@ const CatalogCounters& Catalog::Impl::count() {
 }
 
 double Catalog::Impl::bytes_per_block() const {
-  const double each = sizeof(Record) + devices_stride +
+  const double each = sizeof(Record) + devices_stride + static_cast<double>(seconds.bytes_per_block()) +
                       static_cast<double>(index.bytes()) / static_cast<double>(options.blocks_max);
   const double cells = static_cast<double>(extents.used_bytes());
   return ready_blocks == 0 ? each : each + cells / static_cast<double>(ready_blocks);

@@ -12,6 +12,7 @@
 #include "catalog/extents.h"
 #include "catalog/index.h"
 #include "catalog/planner.h"
+#include "catalog/seconds.h"
 #include "catalog/space.h"
 
 namespace kvpool {
@@ -33,6 +34,9 @@ class Catalog::Impl {
   // Takes the block and its descendants out of sight, and frees those that nobody pins; returns how many
   // Ready ones there were. REQUIRES: Ready.
   uint32_t retire_tree(BlockId block);
+
+  [[nodiscard]] bool reserve_second(BlockId block, DeviceId device, std::span<const bool> wanted);
+  void drop_second(BlockId block);
 
   void places(BlockId block, uint32_t residence, std::span<Place> out) const;
   [[nodiscard]] CatalogUsage usage() const;
@@ -57,8 +61,17 @@ class Catalog::Impl {
   CatalogCounters counters;
 
   HugeArray<uint64_t> checksums;  // segments_max a block
+  Seconds seconds;
 
  private:
+  struct Group;  // of a match's keys
+  void ask_for_index(NamespaceId ns, std::span<const BlockKey> keys, size_t first, Group& group) const;
+  void ask_for_records(Group& group) const;
+  // Appends the group's blocks to `out` as far as they continue the run; returns how many. `before`: the
+  // last block of the run so far.
+  [[nodiscard]] uint32_t compare(NamespaceId ns, const Group& group, std::span<const BlockKey> keys,
+                                 uint32_t& before, std::span<BlockId> out) const;
+
   using Segments = std::array<SegmentSlot, segments_max>;
 
   [[nodiscard]] SizeClass find_class(uint64_t bytes);
@@ -82,10 +95,18 @@ class Catalog::Impl {
   [[nodiscard]] bool mark_evictable(BlockId root);
   void unmark(BlockId root);
 
+  [[nodiscard]] std::span<const SegmentSlot> second_segments_of(BlockId block, Segments& out) const;
+  void second_places(BlockId block, SecondState wanted, std::span<Place> out) const;
+  // Drops the oldest second residence on the device that nobody pins. False: none was found.
+  bool drop_oldest_second(DeviceId device);
+  // The same against a shortage; anywhere: on other devices too.
+  bool drop_seconds_for(SegmentSlot shortage, bool anywhere);
+
   void set_device(BlockId block, uint32_t segment, DeviceId device);
   [[nodiscard]] DeviceId device_of(BlockId block, uint32_t segment) const;
   std::span<const SegmentSlot> segments_of(BlockId block, Segments& out) const;
   void check_block(BlockId block) const;
+  void check_segments(BlockId block, uint32_t cell, std::span<const SegmentSlot> wanted) const;
   void check_index() const;
 
   std::vector<Space> spaces;

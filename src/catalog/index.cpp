@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace kvpool {
 
@@ -14,9 +15,17 @@ Status Index::open(uint32_t blocks_max) {
 }
 
 void Index::insert(uint32_t tag, BlockId block) {
+  uint64_t entry = make_entry(tag, block);
   uint32_t i = home(tag);
-  while (entries_[i] != 0) i = (i + 1) & mask_;
-  entries_[i] = make_entry(tag, block);
+  for (uint32_t distance = 0; entries_[i] != 0; ++distance) {
+    const uint32_t its_distance = from_home(i);
+    if (its_distance < distance) {
+      std::swap(entry, entries_[i]);
+      distance = its_distance;
+    }
+    i = (i + 1) & mask_;
+  }
+  entries_[i] = entry;
 }
 
 void Index::erase(uint32_t tag, BlockId block) {
@@ -26,13 +35,9 @@ void Index::erase(uint32_t tag, BlockId block) {
     KVPOOL_ASSERT(entries_[hole] != 0);
     hole = (hole + 1) & mask_;
   }
-  // Entries behind the hole move into it where that brings them no further forward than their home.
-  for (uint32_t i = (hole + 1) & mask_; entries_[i] != 0; i = (i + 1) & mask_) {
-    const uint32_t from_home = (i - home(tag_of(entries_[i]))) & mask_;
-    if (from_home >= ((i - hole) & mask_)) {
-      entries_[hole] = entries_[i];
-      hole = i;
-    }
+  for (uint32_t i = (hole + 1) & mask_; entries_[i] != 0 && from_home(i) > 0; i = (i + 1) & mask_) {
+    entries_[hole] = entries_[i];
+    hole = i;
   }
   entries_[hole] = 0;
 }
@@ -40,8 +45,7 @@ void Index::erase(uint32_t tag, BlockId block) {
 uint32_t Index::probes_max() const {
   uint32_t longest = 0;
   for (size_t i = 0; i <= mask_; ++i) {
-    if (entries_[i] == 0) continue;
-    longest = std::max(longest, ((static_cast<uint32_t>(i) - home(tag_of(entries_[i]))) & mask_) + 1);
+    if (entries_[i] != 0) longest = std::max(longest, from_home(static_cast<uint32_t>(i)) + 1);
   }
   return longest;
 }

@@ -1,7 +1,8 @@
 // Index: key to block, an open-addressing table of 8 bytes an entry: a 32-bit tag and the block's number.
-// Linear probing with backward-shift deletion, so that there are no tombstones and probes stay short however
-// long the table lives. It is at most half full. An entry's home is the upper bits of its tag, so that moving
-// entries needs no look at their records.
+// Linear probing, at most half full. Of two entries that want one place, the one further from its home gets
+// it (Robin Hood hashing, P. Celis, 1986), so that the longest probe stays near the mean; deletion shifts
+// back, so that there are no tombstones. An entry's home is the upper bits of its tag: moving it needs no
+// look at its record.
 //
 // Thread: its owner's. The index holds no keys: find() asks its caller whether a block has the key.
 
@@ -56,6 +57,8 @@ class Index {
   static uint32_t tag_of(uint64_t entry) { return static_cast<uint32_t>(entry >> 32); }
   static BlockId block_of(uint64_t entry) { return BlockId(static_cast<uint32_t>(entry) - 1); }
   [[nodiscard]] uint32_t home(uint32_t tag) const { return tag >> shift_; }
+  // How far behind its home the entry at i lies. REQUIRES: there is one.
+  [[nodiscard]] uint32_t from_home(uint32_t i) const { return (i - home(tag_of(entries_[i]))) & mask_; }
 
   HugeArray<uint64_t> entries_;
   uint32_t mask_ = 0;

@@ -1,5 +1,6 @@
 // match(): a long run of look-ups is bound by cache misses, so it goes through the keys in groups, and each
-// group in stages: its index lines are asked for while the group before is compared, then its records.
+// group in four stages, one a turn: ask for its index lines; find its candidates, ask for their records;
+// compare, ask for their neighbours in the list of evictable blocks; move them in the list.
 
 #include <algorithm>
 
@@ -8,66 +9,76 @@
 namespace kvpool {
 namespace {
 
-// Enough for the misses in flight of one core, twice over.
+// Enough for the misses that a core has in flight, twice over.
 constexpr size_t group_max = 32;
 
-struct Group {
+}  // namespace
+
+struct Catalog::Impl::Group {
   std::array<uint32_t, group_max> tags;
   std::array<BlockId, group_max> candidates;
   size_t first = 0;
-  size_t count = 0;
+  uint32_t count = 0;
 };
 
-void ask_for_index(const Index& index, NamespaceId ns, std::span<const BlockKey> keys, size_t first,
-                   Group& group) {
-  group.first = first;
-  group.count = std::min(group_max, keys.size() - first);
+void Catalog::Impl::ask_for_index(NamespaceId ns, std::span<const BlockKey> keys, size_t first,
+                                  Group& group) const {
+  group.first = std::min(first, keys.size());
+  group.count = static_cast<uint32_t>(std::min(group_max, keys.size() - group.first));
   for (size_t i = 0; i < group.count; ++i) {
-    group.tags[i] = Index::tag(ns, keys[first + i]);
+    group.tags[i] = Index::tag(ns, keys[group.first + i]);
     index.prefetch(group.tags[i]);
   }
 }
 
-void ask_for_records(const Index& index, const Blocks& blocks, Group& group) {
+void Catalog::Impl::ask_for_records(Group& group) const {
   for (size_t i = 0; i < group.count; ++i) {
     group.candidates[i] = index.find(group.tags[i], [](BlockId) { return true; });
     if (group.candidates[i] != no_block) blocks.prefetch(group.candidates[i]);
   }
 }
 
-}  // namespace
+uint32_t Catalog::Impl::compare(NamespaceId ns, const Group& group, std::span<const BlockKey> keys,
+                                uint32_t& before, std::span<BlockId> out) const {
+  const bool flat = shapes[ns.value]->flat;
+  for (uint32_t i = 0; i < group.count; ++i) {
+    const BlockKey& key = keys[group.first + i];
+    BlockId block = group.candidates[i];
+    if (block == no_block) return i;
+    if (blocks[block].key != key || blocks[block].ns != ns) block = find(ns, key);
+    if (block == no_block || blocks[block].state != BlockState::ready) return i;
+    if (!flat && blocks[block].parent != before) return i;
+    blocks.prefetch_neighbours(block);
+    out[group.first + i] = block;
+    before = block.value;
+  }
+  return group.count;
+}
 
 uint32_t Catalog::Impl::match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys,
                               std::span<BlockId> out) {
   KVPOOL_ASSERT(ns.value < shapes.size() && out.size() >= keys.size());
-  if (keys.empty()) return 0;
-  const bool flat = shapes[ns.value]->flat;
+  std::array<Group, 3> groups;
+  ask_for_index(ns, keys, 0, groups[0]);
+  ask_for_records(groups[0]);
+  // A run that misses at once must not pay for the keys behind it.
+  if (keys.empty() || groups[0].candidates[0] == no_block) return 0;
+  ask_for_index(ns, keys, group_max, groups[1]);
   blocks.tick();
-  std::array<Group, 2> groups;
-  ask_for_index(index, ns, keys, 0, groups[0]);
-  ask_for_records(index, blocks, groups[0]);
   uint32_t before = parent.value;
-  for (size_t turn = 0;; ++turn) {
-    const Group& now = groups[turn % 2];
-    Group& next = groups[(turn + 1) % 2];
-    const size_t end = now.first + now.count;
-    // A run that misses at once must not pay for the keys behind it.
-    const bool more = end < keys.size() && now.candidates[0] != no_block;
-    if (more) ask_for_index(index, ns, keys, end, next);
-    for (size_t i = now.first; i < end; ++i) {
-      BlockId block = now.candidates[i - now.first];
-      if (block == no_block) return static_cast<uint32_t>(i);
-      if (blocks[block].key != keys[i] || blocks[block].ns != ns) block = find(ns, keys[i]);
-      if (block == no_block || blocks[block].state != BlockState::ready) return static_cast<uint32_t>(i);
-      if (!flat && blocks[block].parent != before) return static_cast<uint32_t>(i);
-      out[i] = block;
-      before = block.value;
-      blocks.touch(block);
-    }
-    if (end == keys.size()) return static_cast<uint32_t>(end);
-    KVPOOL_ASSERT(more);
-    ask_for_records(index, blocks, next);
+  uint32_t found = 0;
+  uint32_t touched = 0;
+  for (size_t turn = 0; found < keys.size(); ++turn) {
+    const Group& now = groups[turn % 3];
+    ask_for_index(ns, keys, (turn + 2) * group_max, groups[(turn + 2) % 3]);
+    ask_for_records(groups[(turn + 1) % 3]);
+    const uint32_t same = compare(ns, now, keys, before, out);
+    for (; touched < found; ++touched) blocks.touch(out[touched]);
+    found += same;
+    if (same < now.count) break;
   }
+  for (; touched < found; ++touched) blocks.touch(out[touched]);
+  return found;
 }
 
 }  // namespace kvpool

@@ -59,6 +59,15 @@ Fit Planner::fit(const std::vector<Space>& spaces, const Shape& shape, std::span
   return Fit::spilled;
 }
 
+bool Planner::fits_on(const std::vector<Space>& spaces, const Shape& shape, DeviceId device,
+                      std::span<const bool> wanted) {
+  count(spaces, shape, false);
+  for (uint32_t s = 0; s < wanted.size(); ++s) {
+    if (wanted[s] && !take(spaces[device.value], device.value, shape, shape.kind_of[s])) return false;
+  }
+  return true;
+}
+
 bool Planner::fits_empty(const std::vector<Space>& spaces, const Shape& shape) {
   count(spaces, shape, true);
   for (uint32_t s = 0; s < shape.segments(); ++s) {

@@ -43,6 +43,9 @@ class Planner {
                         std::span<SegmentSlot> chosen);
   [[nodiscard]] SegmentSlot short_of() const { return short_of_; }
 
+  // Is there room on the device for all segments that `wanted` names?
+  [[nodiscard]] bool fits_on(const std::vector<Space>& spaces, const Shape& shape, DeviceId device,
+                             std::span<const bool> wanted);
   // Would empty devices hold a block?
   [[nodiscard]] bool fits_empty(const std::vector<Space>& spaces, const Shape& shape);
 

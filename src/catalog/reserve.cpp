@@ -1,4 +1,4 @@
-// reserve(), and how it finds room: spill, then evict.
+// reserve(), and how it finds room: drop second residences where the plan needs it, spill, then evict.
 //
 // Eviction goes strictly by last use over all namespaces. Where the coldest block has slots of the size that
 // is short, on the device that is short, it alone goes. Where another size owns the slabs, freeing its slots
@@ -82,13 +82,15 @@ BlockId Catalog::Impl::take_record() {
 
 bool Catalog::Impl::find_room(const Shape& shape, std::span<const DeviceId> plan,
                               std::span<SegmentSlot> chosen) {
-  Fit fit = planner.fit(spaces, shape, plan, chosen);
-  for (uint32_t step = 0; fit == Fit::no_room || (step > 0 && step < evictions_max && fit != Fit::planned);
-       ++step) {
-    if (!make_room(planner.short_of())) break;
-    fit = planner.fit(spaces, shape, plan, chosen);
+  for (uint32_t evictions = 0;;) {
+    const Fit fit = planner.fit(spaces, shape, plan, chosen);
+    if (fit == Fit::planned) return true;
+    if (drop_seconds_for(planner.short_of(), fit == Fit::no_room)) continue;
+    const bool may_spill = fit == Fit::spilled;
+    if (may_spill && (evictions == 0 || evictions >= evictions_max)) return true;
+    if (!make_room(planner.short_of())) return may_spill;
+    ++evictions;
   }
-  return fit != Fit::no_room;
 }
 
 bool Catalog::Impl::make_room(SegmentSlot shortage) {

@@ -93,6 +93,8 @@ class DeviceQueue {
   [[nodiscard]] double bytes_per_second() const { return bytes_per_second_; }
   [[nodiscard]] DeviceCounters counters(Nanos now) const;
 
+  // Parts that wait for their copy or checksum, in the order in which they arrived.
+  PartList to_transfer;
   // Parts of stores that are summed, and staged where need be, and wait for the device.
   PartList prepared;
   // Reads give way to one write after so many in a row, so that stores cannot starve.

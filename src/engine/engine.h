@@ -122,6 +122,7 @@ class Engine {
   bool issue_prepared(DeviceQueue& queue);
   void arrived(DeviceQueue& queue, PartHandle handle);
   void transfer(PartHandle handle);
+  [[nodiscard]] DeviceQueue* next_to_transfer();
   bool flush_transfers();
   [[nodiscard]] TransferJob job_for(PartHandle handle);
   void transferred(const TransferCompletion& completion);
@@ -166,7 +167,9 @@ class Engine {
   std::vector<DeviceQueue> queues_;
   std::vector<ConsumerPort*> ports_;  // by ConsumerId; null where free
   std::vector<bool> flat_;            // by NamespaceId
-  PartList transfer_backlog_;         // parts that the transfer had no room for
+  uint32_t transfer_turn_ = 0;
+  uint32_t transferring_ = 0;  // jobs with the transfer
+  uint64_t transferring_bytes_ = 0;
   Nanos now_{0};
   Nanos next_look_ = never;  // when a deadline or the watchdog may be due
   EngineCounters counters_;

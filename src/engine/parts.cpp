@@ -9,6 +9,13 @@
 #include "engine/engine.h"
 
 namespace kvpool {
+namespace {
+
+// With the transfer at once: enough to keep it busy, little enough that their order can still be chosen.
+constexpr uint64_t transfer_window_bytes = 16ULL << 20;
+constexpr uint32_t transfers_min = 4;
+
+}  // namespace
 
 bool Engine::pump(DeviceQueue& queue) {
   bool worked = false;
@@ -163,17 +170,45 @@ TransferJob Engine::job_for(PartHandle handle) {
 }
 
 void Engine::transfer(PartHandle handle) {
-  table_.push(transfer_backlog_, handle);
+  table_.push(queue_of(table_.part(handle)).to_transfer, handle);
   flush_transfers();
+}
+
+// The device whose part is copied next. When the copies are what bounds, the devices must advance together, or
+// the fastest is left over at the end: so the part that is earliest in its ticket goes first. Every fourth goes
+// by turns, so that a stream of young tickets cannot hold an old one back.
+DeviceQueue* Engine::next_to_transfer() {
+  constexpr uint32_t by_turns = 4;
+  const bool turn = ++transfer_turn_ % by_turns == 0;
+  DeviceQueue* best = nullptr;
+  uint32_t best_key = UINT32_MAX;
+  const size_t first = turn ? transfer_turn_ / by_turns % queues_.size() : 0;
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    DeviceQueue& queue = queues_[(first + i) % queues_.size()];
+    if (queue.to_transfer.empty()) continue;
+    if (turn) return &queue;
+    const PartHandle handle = queue.to_transfer.head;
+    const Ticket& ticket = table_.ticket_of(handle);
+    const auto position = table_.position(handle);
+    constexpr uint32_t scale = 1 << 16;
+    const uint32_t key = ticket.op == Op::retrieve ? position.column * scale / ticket.columns
+                                                   : position.block * scale / ticket.blocks;
+    if (key >= best_key) continue;
+    best = &queue;
+    best_key = key;
+  }
+  return best;
 }
 
 bool Engine::flush_transfers() {
   bool worked = false;
-  while (!transfer_backlog_.empty()) {
-    const PartHandle handle = transfer_backlog_.head;
+  while (transferring_bytes_ < transfer_window_bytes || transferring_ < transfers_min) {
+    DeviceQueue* queue = next_to_transfer();
+    if (queue == nullptr) break;
+    const PartHandle handle = queue->to_transfer.head;
     const Ticket& ticket = table_.ticket_of(handle);
     if (ticket.state == Ticket::State::ending) {
-      table_.pop(transfer_backlog_);
+      table_.pop(queue->to_transfer);
       home(handle, Errc::cancelled);
       worked = true;
       continue;
@@ -182,13 +217,15 @@ bool Engine::flush_transfers() {
     // The consumer may have named other memory since the part was issued: then there is no address any more.
     const bool needs_consumer = ticket.op == Op::store || ticket.op == Op::retrieve;
     if (needs_consumer && consumer_memory(ticket, table_.position(handle)) == nullptr) {
-      table_.pop(transfer_backlog_);
+      table_.pop(queue->to_transfer);
       home(handle, Errc::invalid_argument);
       worked = true;
       continue;
     }
     if (!transfer_.submit(job)) break;
-    table_.pop(transfer_backlog_);
+    table_.pop(queue->to_transfer);
+    ++transferring_;
+    transferring_bytes_ += job.length_bytes;
     worked = true;
   }
   return worked;
@@ -199,6 +236,8 @@ void Engine::transferred(const TransferCompletion& completion) {
   Part& part = table_.part(handle);
   const Ticket& ticket = table_.ticket_of(handle);
   DeviceQueue& queue = queue_of(part);
+  --transferring_;
+  transferring_bytes_ -= table_.position(handle).bytes;
   if (completion.code != Errc::ok || ticket.state == Ticket::State::ending) {
     return home(handle, completion.code);
   }

@@ -8,6 +8,11 @@
 #include "engine/engine.h"
 
 namespace kvpool {
+namespace {
+
+constexpr uint32_t unpublished_residence = 2;  // Catalog::places
+
+}  // namespace
 
 void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
   PinRef pin = pins_.find(message.pin);
@@ -35,12 +40,16 @@ void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
   for (uint32_t block = 0; block < ticket->blocks; ++block) ticket->stored[block] = {};
 }
 
-// Takes room for one more block. Always true: a block that finds none cuts the run.
+// Takes room for one more block; one that finds none cuts the run. False: another ticket is staging it.
 bool Engine::stage_next(Ticket& ticket) {
-  const uint32_t block = ticket.reserved++;
+  const uint32_t block = ticket.reserved;
   StoreBlock& stored = ticket.stored[block];
   stored.id = ticket.pin.blocks()[ticket.block_first + block];
   const uint32_t segments = ticket.columns;
+  catalog_.places(stored.id, unpublished_residence, seconds_);
+  const auto reserved_by_other = std::span(seconds_).first(segments);
+  if (std::ranges::any_of(reserved_by_other, [](const Place& p) { return p.device != no_device; })) return false;
+  ++ticket.reserved;
   catalog_.places(stored.id, 0, places_);
   catalog_.places(stored.id, 1, seconds_);
   uint32_t count = 0;
@@ -65,7 +74,7 @@ bool Engine::stage_next(Ticket& ticket) {
   has_second_residences_ = true;
   stored.state = StoreState::writing;
   stored.parts_left = static_cast<uint16_t>(count);
-  catalog_.places(stored.id, 1, seconds_);
+  catalog_.places(stored.id, unpublished_residence, seconds_);
   for (uint32_t segment = 0; segment < segments; ++segment) {
     if (!wanted_[segment]) continue;
     const PartHandle handle = table_.handle(ticket, segment, block);

@@ -15,7 +15,7 @@ struct DeviceProfile {
   double read_bytes_per_second = 0;  // alone, at the queue depth below; a cap that binds replaces it
   double write_bytes_per_second = 0;
   double together_bytes_per_second = 0;  // reading, while all other devices read too; 0: not measured
-  Nanos read_latency{0};                 // one request of the largest size measured, alone
+  Nanos read_latency{0};                 // one request of 1 MiB (or the largest there is), alone
   Nanos write_latency{0};
   uint64_t queue_bytes = 0;  // bytes in flight that reach the bandwidth
   bool storage = false;      // a file or a drive: survives the process; memory does not

@@ -164,6 +164,12 @@ class Facts(unittest.TestCase):
         self.assertEqual(facts.planned_shares(self.cases(run("pooled-files", devices=devices))[0].runs[0], probed),
                          {"a": 0.6})
 
+    def test_a_zero_in_a_profile_was_not_measured(self):
+        device, = data.read_probe({"devices": [dict(name="a", read_bytes_per_second=2e9, together_bytes_per_second=0,
+                                                    read_latency_ns=1500, write_latency_ns=0)]})
+        self.assertEqual((device.read, device.together, device.read_latency_us, device.write_latency_us),
+                         (2e9, None, 1.5, None))
+
     def test_replay_latencies_of_either_spelling(self):
         found = data.latencies({"retrieve_us_p50": 1500, "store_p99_ms": 2, "seconds": 3, "x_us_p50": "no"})
         self.assertEqual(found, {"retrieve": {"p50": 1.5}, "store": {"p99": 2.0}})

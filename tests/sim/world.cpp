@@ -40,6 +40,20 @@ World::World(WorldOptions options) : options_(options) {
 
 World::~World() = default;
 
+FaultOptions World::random_faults(Prng& prng) const {
+  FaultOptions faults;
+  faults.seed = prng.next();
+  if (!options_.faults) return faults;
+  faults.fail = prng.chance(0.5) ? 0.01 : 0;
+  faults.short_io = prng.chance(0.5) ? 0.01 : 0;
+  faults.corrupt = prng.chance(0.5) ? 0.01 : 0;
+  faults.corrupt_media = prng.chance(0.5);
+  faults.late = prng.chance(0.5) ? 0.02 : 0;
+  faults.late_by = std::chrono::milliseconds(20);
+  faults.stuck = prng.chance(0.3) ? 0.003 : 0;
+  return faults;
+}
+
 void World::make_devices(Prng& prng) {
   const auto count = static_cast<uint32_t>(prng.between(1, 6));
   for (uint32_t i = 0; i < count; ++i) {
@@ -56,18 +70,8 @@ void World::make_devices(Prng& prng) {
     // Some want their transfers in pieces.
     device.transfer_bytes_max = device.in_place || prng.chance(0.7) ? 1 << 20 : 8192;
     device.seed = prng.next();
-    sims_.push_back(std::make_unique<SimDevice>(clock_, device));
-    FaultOptions faults;
-    faults.seed = prng.next();
-    if (options_.faults) {
-      faults.fail = prng.chance(0.5) ? 0.01 : 0;
-      faults.short_io = prng.chance(0.5) ? 0.01 : 0;
-      faults.corrupt = prng.chance(0.5) ? 0.01 : 0;
-      faults.late = prng.chance(0.5) ? 0.02 : 0;
-      faults.late_by = std::chrono::milliseconds(20);
-      faults.stuck = prng.chance(0.3) ? 0.003 : 0;
-    }
-    faulty_.push_back(std::make_unique<FaultDevice>(*sims_.back(), clock_, faults));
+    const FaultOptions faults = random_faults(prng);
+    faulty_.push_back(std::make_unique<FaultDevice>(std::make_unique<SimDevice>(clock_, device), faults, clock_));
   }
 }
 

@@ -51,6 +51,7 @@ class World {
 
  private:
   void make_devices(Prng& prng);
+  [[nodiscard]] FaultOptions random_faults(Prng& prng) const;
   void make_engine(Prng& prng);
   void free_stuck_requests();
   [[nodiscard]] bool all_done() const;
@@ -58,7 +59,6 @@ class World {
 
   WorldOptions options_;
   VirtualClock clock_;
-  std::vector<std::unique_ptr<SimDevice>> sims_;
   std::vector<std::unique_ptr<FaultDevice>> faulty_;
   std::vector<std::vector<std::byte>> staging_;
   std::unique_ptr<Catalog> catalog_;

@@ -144,7 +144,9 @@ int FileDevice::registered_index(const std::byte* buffer, uint32_t length_bytes)
 bool FileDevice::submit(const IoRequest& request) {
   KVPOOL_ASSERT(request.length_bytes > 0 && request.length_bytes <= limits_.transfer_bytes_max &&
                 request.offset.value <= limits_.size_bytes - request.length_bytes);
-  KVPOOL_ASSERT(request.buffer != nullptr);
+  // The kernel would take some unaligned requests, and carry them out through the page cache.
+  KVPOOL_ASSERT(request.offset.value % limits_.alignment_bytes == 0 &&
+                request.length_bytes % limits_.alignment_bytes == 0 && request.buffer != nullptr);
   if (free_slots_.empty()) return false;
   io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) return false;

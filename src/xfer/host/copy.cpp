@@ -46,6 +46,7 @@ void streaming_fence() {}
 }  // namespace
 
 void copy_bytes(std::byte* destination, const std::byte* source, size_t bytes) {
+  if (bytes == 0) return;
   if (bytes < streaming_bytes_min) {
     std::memcpy(destination, source, bytes);
     return;
@@ -55,6 +56,7 @@ void copy_bytes(std::byte* destination, const std::byte* source, size_t bytes) {
 }
 
 uint64_t copy_and_checksum(std::byte* destination, const std::byte* source, size_t bytes, uint64_t seed) {
+  if (bytes == 0) return checksum({}, seed);
   if (bytes <= piece_bytes) {
     const uint64_t sum = checksum({source, bytes}, seed);
     std::memcpy(destination, source, bytes);

@@ -1,0 +1,56 @@
+"""The summary of make test never counts a skipped or missing test as passed."""
+
+import contextlib
+import io
+import pathlib
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import test_summary
+
+RESULTS = """<?xml version="1.0" encoding="UTF-8"?>
+<testsuite name="x" tests="6">
+  <testcase name="good" status="run"><system-out>[  PASSED  ] 12 tests.</system-out></testcase>
+  <testcase name="partly" status="run"><system-out>[ RUN      ] A.One
+/src/a_test.cpp:2: Skipped
+no huge pages
+[  SKIPPED ] A.One (0 ms)
+[ RUN      ] X/P.Two/0
+/src/a_test.cpp:5: Skipped
+
+[  SKIPPED ] X/P.Two/0 (0 ms)
+[  PASSED  ] 1 test.
+[  SKIPPED ] 2 tests, listed below:
+[  SKIPPED ] A.One
+[  SKIPPED ] X/P.Two/0
+</system-out></testcase>
+  <testcase name="hardware" status="notrun"><skipped message="SKIP_RETURN_CODE=77"/>
+    <system-out>SKIP: no such device
+</system-out></testcase>
+  <testcase name="missing" status="notrun"><skipped message="Unable to find executable"/></testcase>
+  <testcase name="bad" status="fail"><failure message=""/><system-out></system-out></testcase>
+</testsuite>
+"""
+
+
+class Summary(unittest.TestCase):
+    def test_each_test_is_counted_once_and_where_it_belongs(self):
+        passed, failed, cases, skipped = test_summary.parse(RESULTS)
+        self.assertEqual((passed, failed, cases), (2, ["missing", "bad"], 13))
+        self.assertEqual(skipped, [("partly: A.One", "no huge pages"), ("partly: X/P.Two/0", ""),
+                                   ("hardware", "no such device")])
+
+    def test_exit_status(self):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out:
+            path = pathlib.Path(folder) / "tests.xml"
+            self.assertEqual(test_summary.main([f"release={path}"]), 1)
+            for text, status in ((RESULTS, 1), ("<not xml", 1), ("<testsuite/>", 0)):
+                path.write_text(text)
+                self.assertEqual(test_summary.main([f"release={path}"]), status)
+        self.assertIn("SKIP hardware: no such device", out.getvalue())
+
+
+if __name__ == "__main__":
+    unittest.main()
