@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 
-namespace kvpool {
+namespace kvpool::bench {
 
 struct SimulateOptions {
   uint32_t mixes = 200;
@@ -23,7 +23,7 @@ struct SimulatedMix {
   std::vector<double> device_bytes_per_second;
   double link_bytes_per_second = 0;  // 0: it does not bound
   uint32_t segments = 0;
-  double fraction = 0;               // of min(link, sum of the devices)
+  double fraction = 0;  // of min(link, sum of the devices)
 };
 
 struct SimulateResult {
@@ -40,4 +40,4 @@ struct SimulateResult {
 // Each mix with 1 and with 16 requests at once.
 [[nodiscard]] SimulateResult simulate(const SimulateOptions& options);
 
-}  // namespace kvpool
+}  // namespace kvpool::bench

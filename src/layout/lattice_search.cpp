@@ -1,5 +1,6 @@
 // Finds the lattice of each number of segments, for lattice.cpp; prints its table. Not part of any build but
-// its own target, lattice_search: it takes some minutes. docs/decisions/placement.md says what is sought and why.
+// its own target, lattice_search: it takes some minutes. docs/decisions/placement.md says what is sought and
+// why.
 
 #include <algorithm>
 #include <cmath>
@@ -22,8 +23,8 @@ struct Choice {
   double score = 1e9;  // of R2's spread; the worst figure counts
 };
 
-// What a reader sees: the busiest device's load over its ideal, the worst over all layer prefixes of at least a
-// quarter; its mean and its 95th percentile over mixes of devices and phases.
+// What a reader sees: the busiest device's load over its ideal, the worst over all layer prefixes of at least
+// a quarter; its mean and its 95th percentile over mixes of devices and phases.
 struct Spread {
   double mean = 0;
   double p95 = 0;
@@ -55,7 +56,8 @@ Spread prefix_spread(uint32_t segments, uint32_t blocks, double depth_step, doub
     }
   }
   std::ranges::sort(all);
-  return {std::accumulate(all.begin(), all.end(), 0.0) / static_cast<double>(all.size()), all[all.size() * 95 / 100]};
+  return {std::accumulate(all.begin(), all.end(), 0.0) / static_cast<double>(all.size()),
+          all[all.size() * 95 / 100]};
 }
 
 Choice choose(uint32_t segments) {
@@ -88,7 +90,8 @@ int main(int argc, char** argv) {
   for (uint32_t segments = first; segments <= last; ++segments) {
     const Choice best = choose(segments);
     std::printf("{%u, %u},%s", best.stride, best.shift, segments % 10 == 0 ? "\n" : " ");
-    std::fprintf(stderr, "%u: stride %u, shift %u, %.2f of R2\n", segments, best.stride, best.shift, best.score);
+    std::fprintf(stderr, "%u: stride %u, shift %u, %.2f of R2\n", segments, best.stride, best.shift,
+                 best.score);
     std::fflush(stdout);
   }
   std::printf("\n");
