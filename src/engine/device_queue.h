@@ -122,7 +122,7 @@ class DeviceQueue {
   double bytes_per_second_;
   uint64_t window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
-  uint64_t virtual_time_ = 0;
+  uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind
   uint64_t queued_bytes_ = 0;
   uint64_t issued_bytes_ = 0;
   uint64_t device_bytes_ = 0;
