@@ -34,7 +34,7 @@ TEST(BenchEngine, NothingAllocatesOnTheDataPath) {
 }
 
 TEST(BenchEngine, ABlockOf32SegmentsWithTwoResidencesTakesAtMost256Bytes) {
-  const auto bytes = bench::measure_bytes_per_block(5000);
+  const auto bytes = bench::measure_bytes_per_block(1'000'000 / 64);
   ASSERT_TRUE(bytes.has_value()) << bytes.error().message;
   EXPECT_LE(*bytes, 256);
 }

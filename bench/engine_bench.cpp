@@ -108,7 +108,7 @@ class Reader {
     }
     return delivered;
   }
-  [[nodiscard]] bool is_idle() const { return consumer_.outstanding() == 0; }
+  [[nodiscard]] bool is_idle() const { return std::ranges::none_of(tickets_, &Ticket::valid); }
 
   static constexpr uint64_t region_bytes = uint64_t{document_blocks} * segments * (segment_bytes + 8) + 16384;
 
@@ -125,8 +125,8 @@ class Reader {
   std::array<Ticket, tickets_each> tickets_;
 };
 
-// Segments a second over one window.
-Result<double> read_for(std::vector<Reader>& readers, Nanos window) {
+// Segments a second over one window; `delivered_all` grows by what came.
+Result<double> read_for(std::vector<Reader>& readers, Nanos window, uint64_t& delivered_all) {
   const SteadyClock clock;
   const Nanos begin = clock.now();
   uint64_t delivered = 0;
@@ -139,7 +139,19 @@ Result<double> read_for(std::vector<Reader>& readers, Nanos window) {
     }
     now = clock.now();
   }
+  delivered_all += delivered;
   return static_cast<double>(delivered) / std::chrono::duration<double>(now - begin).count();
+}
+
+Status drain(std::vector<Reader>& readers, uint64_t& delivered) {
+  while (!std::ranges::all_of(readers, &Reader::is_idle)) {
+    for (Reader& reader : readers) {
+      const auto came = reader.turn(false);
+      if (!came) return tl::unexpected(came.error());
+      delivered += *came;
+    }
+  }
+  return {};
 }
 
 Status measure_throughput(Machine& machine, const EngineBenchOptions& options,
@@ -164,22 +176,27 @@ Status measure_throughput(Machine& machine, const EngineBenchOptions& options,
   for (Reader& reader : readers) {
     if (Status stored = reader.store(); !stored) return stored;
   }
-  if (const auto warm = read_for(readers, options.window / 4); !warm) return tl::unexpected(warm.error());
+  uint64_t delivered = 0;
+  if (const auto warm = read_for(readers, options.window / 4, delivered); !warm) {
+    return tl::unexpected(warm.error());
+  }
   for (double& rate : rates) {
-    const auto measured = read_for(readers, options.window);
+    const auto measured = read_for(readers, options.window, delivered);
     if (!measured) return tl::unexpected(measured.error());
     rate = *measured;
   }
-  while (!std::ranges::all_of(readers, &Reader::is_idle)) {
-    for (Reader& reader : readers) {
-      if (const auto came = reader.turn(false); !came) return tl::unexpected(came.error());
-    }
-  }
+  if (Status ended = drain(readers, delivered); !ended) return ended;
   result.allocations += allocations.stop();
   std::ranges::sort(rates);
   result.segments_per_s = rates[rates.size() / 2];
   result.segments_per_s_min = rates.front();
   result.segments_per_s_max = rates.back();
+  uint64_t operations = 0;
+  for (const kvpool_device_stats& device : pool->device_stats()) operations += device.reads;
+  if (operations != delivered) {
+    return fail(Errc::invalid_argument,
+                fmt::format("{} segments came of {} device operations", delivered, operations));
+  }
   return {};
 }
 
@@ -200,29 +217,36 @@ Status fill(Consumer& consumer, NamespaceId ns, std::span<kvpool_key> keys, std:
 
 // The time from the call to the poll that brings the result, with pins; the consumer has just written the
 // keys.
-Result<double> time_match(Consumer& consumer, NamespaceId ns, std::span<kvpool_key> keys, uint64_t first) {
-  for (uint32_t i = 0; i < run_blocks; ++i) keys[i] = key_of(0, first + i);
-  Request request(RequestKind::match, ns);
-  request.keys(keys.first(run_blocks)).flags(KVPOOL_PIN);
-  if (first % store_blocks != 0) request.parent(key_of(0, first - 1));
+Result<double> time_match(Consumer& consumer, const Request& request) {
   const auto ticket = consumer.submit(request);
   if (!ticket) return tl::unexpected(ticket.error());
   while (!consumer.is_released(*ticket)) consumer.poll();
   const auto outcome = expect_blocks(consumer.finish(*ticket), run_blocks);
   if (!outcome) return tl::unexpected(outcome.error());
-  const auto unpin = consumer.submit(Request(RequestKind::unpin, ns).pin(outcome->pin));
+  const auto unpin = consumer.submit(Request(RequestKind::unpin, NamespaceId{}).pin(outcome->pin));
   if (!unpin) return tl::unexpected(unpin.error());
   while (!consumer.is_released(*unpin)) consumer.poll();
   if (const auto unpinned = consumer.finish(*unpin); !unpinned) return tl::unexpected(unpinned.error());
   return std::chrono::duration<double, std::micro>(outcome->latency()).count();
 }
 
-Result<MatchTimes> measure_match(Machine& machine, uint32_t blocks, uint32_t matches,
+// A run of a chain, or flat blocks from anywhere.
+Request random_match(NamespaceId ns, Prng& prng, uint32_t blocks, bool at_random,
+                     std::span<kvpool_key> keys) {
+  Request request(RequestKind::match, ns);
+  const uint64_t first = prng.below(blocks / run_blocks) * run_blocks;
+  for (uint32_t i = 0; i < run_blocks; ++i) keys[i] = key_of(0, at_random ? prng.below(blocks) : first + i);
+  request.keys(keys.first(run_blocks)).flags(KVPOOL_PIN);
+  if (!at_random && first % store_blocks != 0) request.parent(key_of(0, first - 1));
+  return request;
+}
+
+Result<MatchTimes> measure_match(Machine& machine, uint32_t blocks, bool at_random, uint32_t matches,
                                  const AllocationCounter& allocations, EngineBenchResult& result) {
   constexpr uint64_t region_bytes = 1 << 20;
   auto pool = open_null_pool(machine, null_config(blocks + 64, blocks, region_bytes + 4096));
   if (!pool) return tl::unexpected(pool.error());
-  const auto ns = pool->open_namespace(geometry_of(1), false);
+  const auto ns = pool->open_namespace(geometry_of(1), at_random);
   if (!ns) return tl::unexpected(ns.error());
   auto consumer = Consumer::open(*pool, "matcher", region_bytes);
   if (!consumer) return tl::unexpected(consumer.error());
@@ -236,15 +260,15 @@ Result<MatchTimes> measure_match(Machine& machine, uint32_t blocks, uint32_t mat
   allocations.start();
   if (Status filled = fill(*consumer, *ns, *keys, *buffers, blocks); !filled)
     return tl::unexpected(filled.error());
-  const uint64_t runs = blocks / run_blocks;
   for (double& time : times) {
-    const auto measured = time_match(*consumer, *ns, *keys, prng.below(runs) * run_blocks);
+    const auto measured = time_match(*consumer, random_match(*ns, prng, blocks, at_random, *keys));
     if (!measured) return tl::unexpected(measured.error());
     time = *measured;
   }
   result.allocations += allocations.stop();
   std::ranges::sort(times);
   return MatchTimes{.blocks = blocks,
+                    .at_random = at_random,
                     .us_min = times.front(),
                     .us_p50 = times[times.size() / 2],
                     .us_p99 = times[times.size() * 99 / 100]};
@@ -298,11 +322,13 @@ Result<EngineBenchResult> run_engine_bench(Machine& machine, const EngineBenchOp
   if (Status s = measure_throughput(machine, options, allocations, result); !s)
     return tl::unexpected(s.error());
   for (const uint32_t blocks : options.catalog_blocks) {
-    const auto times = measure_match(machine, blocks, options.matches, allocations, result);
-    if (!times) return tl::unexpected(times.error());
-    result.match.push_back(*times);
+    for (const bool at_random : {false, true}) {
+      const auto times = measure_match(machine, blocks, at_random, options.matches, allocations, result);
+      if (!times) return tl::unexpected(times.error());
+      result.match.push_back(*times);
+    }
   }
-  const auto bytes = measure_bytes_per_block(20'000);
+  const auto bytes = measure_bytes_per_block(1'000'000);
   if (!bytes) return tl::unexpected(bytes.error());
   result.bytes_per_block = *bytes;
   return result;
@@ -312,6 +338,7 @@ nlohmann::ordered_json engine_bench_json(const EngineBenchResult& result) {
   nlohmann::ordered_json match = nlohmann::ordered_json::array();
   for (const MatchTimes& times : result.match) {
     match.push_back({{"catalog_blocks", times.blocks},
+                     {"at_random", times.at_random},
                      {"us_min", times.us_min},
                      {"us_p50", times.us_p50},
                      {"us_p99", times.us_p99}});
@@ -329,9 +356,9 @@ std::string engine_bench_table(const EngineBenchResult& result) {
   std::string text = fmt::format("segments a second            {:>12.0f}   {:.0f} to {:.0f}; bar: 1000000\n",
                                  result.segments_per_s, result.segments_per_s_min, result.segments_per_s_max);
   for (const MatchTimes& times : result.match) {
-    text += fmt::format("match of 512 in {:>9} blocks {:>9.1f} us   {:.1f} at best, {:.1f} at p99{}\n",
-                        times.blocks, times.us_p50, times.us_min, times.us_p99,
-                        times.blocks == 1'000'000 ? "; bar: 40" : "");
+    text += fmt::format("match of 512 in {:>9} {:>6} {:>8.1f} us   {:.1f} at best, {:.1f} at p99{}\n",
+                        times.blocks, times.at_random ? "random" : "chain", times.us_p50, times.us_min,
+                        times.us_p99, times.blocks == 1'000'000 ? "; bar: 40" : "");
   }
   text += fmt::format("catalog bytes a block        {:>12.1f}   bar: 256\n", result.bytes_per_block);
   text += fmt::format("allocations on the data path {:>12}   bar: 0\n", result.allocations);
