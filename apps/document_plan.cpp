@@ -31,7 +31,8 @@ DocumentPlan plan_document(const Geometry& geometry, std::span<const double> sha
   const uint32_t segments = geometry.segments();
   std::vector<DeviceId> devices(plan.blocks * segments);  // [blocks][segments]
   for (uint64_t depth = 0; depth < plan.blocks; ++depth) {
-    placement.plan(phase, static_cast<uint32_t>(depth), std::span(devices).subspan(depth * segments, segments));
+    placement.plan(phase, static_cast<uint32_t>(depth),
+                   std::span(devices).subspan(depth * segments, segments));
   }
   std::vector<uint64_t> prefix_bytes(shares.size(), 0);
   for (uint32_t segment = 0; segment < segments; ++segment) {

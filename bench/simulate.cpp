@@ -29,6 +29,9 @@ class SimulatedPool {
   [[nodiscard]] Nanos retrieve(uint32_t documents);
 
  private:
+  void make_devices(const SimulatedMix& mix, EngineOptions& options, Engine::Wiring& wiring);
+  void open_catalog(const SimulatedMix& mix);
+  void lay_out(const SimulatedMix& mix);
   void submit(Op op, uint32_t document);
   void run_until_released(uint32_t tickets);
 
@@ -46,41 +49,10 @@ class SimulatedPool {
 };
 
 SimulatedPool::SimulatedPool(const SimulatedMix& mix, uint32_t blocks) : blocks_(blocks) {
-  const uint64_t documents = mix.concurrency;
-  CatalogOptions catalog;
   EngineOptions options;
-  Engine::Wiring wiring;
-  constexpr uint64_t staging_each = 256ULL * segment_bytes;
-  const size_t count = mix.device_bytes_per_second.size();
-  // Never touched: memory is reserved, not taken.
-  staging_ = std::make_unique_for_overwrite<std::byte[]>(count * staging_each + 4096);
-  std::byte* staging = staging_.get() + (4096 - reinterpret_cast<uintptr_t>(staging_.get()) % 4096) % 4096;
-  for (size_t i = 0; i < count; ++i) {
-    const double rate = mix.device_bytes_per_second[i];
-    const Nanos latency = mix.device_latency[i];
-    SimDeviceOptions device{.name = fmt::format("sim{}", i),
-                            .size_bytes = documents * blocks * layers * segment_bytes * 2 + (1ULL << 30),
-                            .read_bytes_per_second = rate,
-                            .write_bytes_per_second = rate,
-                            .latency = latency,
-                            .queue_depth_max = 512,
-                            .keeps_bytes = false,
-                            .seed = mix.seed};
-    devices_.push_back(std::make_unique<SimDevice>(clock_, device));
-    catalog.devices.push_back({.size_bytes = device.size_bytes, .alignment_bytes = 4096, .storage = true});
-    const auto hidden = static_cast<uint64_t>(rate * std::chrono::duration<double>(latency).count());
-    options.profile.devices.push_back({.name = device.name,
-                                       .read_bytes_per_second = rate,
-                                       .queue_bytes = hidden + 4ULL * segment_bytes,
-                                       .storage = true});
-    wiring.devices.push_back(devices_.back().get());
-    wiring.staging.push_back({staging + i * staging_each, staging_each});
-  }
-  catalog.blocks_max = static_cast<uint32_t>(documents * blocks + 64);
-  catalog.segments_max = layers;
-  auto opened = Catalog::open(catalog);
-  KVPOOL_ASSERT(opened.has_value());
-  catalog_ = std::move(*opened);
+  Engine::Wiring wiring{.clock = &clock_};
+  make_devices(mix, options, wiring);
+  open_catalog(mix);
   transfer_ = std::make_unique<SimTransfer>(
       clock_, SimTransferOptions{.workers = 1,
                                  .copy_bytes_per_second = mix.link_bytes_per_second,
@@ -93,21 +65,69 @@ SimulatedPool::SimulatedPool(const SimulatedMix& mix, uint32_t blocks) : blocks_
   options.blocks_per_request_max = blocks;
   options.segments_per_request_max = blocks * layers;
   options.tickets_max = mix.concurrency;
-  wiring.clock = &clock_;
   wiring.catalog = catalog_.get();
   wiring.transfer = transfer_.get();
   engine_ = std::make_unique<Engine>(wiring, options);
-  Geometry geometry{.name = "simulated", .segment_bytes = std::vector<uint32_t>(layers, segment_bytes)};
+  const Geometry geometry{.name = "simulated", .segment_bytes = std::vector<uint32_t>(layers, segment_bytes)};
   const bool added = engine_->add_namespace(geometry, false).has_value();
   KVPOOL_ASSERT(added && engine_->attach(port_) == Errc::ok);
+  lay_out(mix);
+}
 
-  keys_.resize(documents * blocks);
-  for (size_t i = 0; i < keys_.size(); ++i) keys_[i] = {mix64(mix.seed + i / blocks), i % blocks};
-  // All parts end in one place. Where the link bounds it is unaligned, so that every part passes a transfer.
+void SimulatedPool::make_devices(const SimulatedMix& mix, EngineOptions& options, Engine::Wiring& wiring) {
+  constexpr uint64_t staging_each = 256ULL * segment_bytes;
+  const size_t count = mix.device_bytes_per_second.size();
+  Prng prng(mix.seed);
+  // Never touched: memory is reserved, not taken.
+  staging_ = std::make_unique_for_overwrite<std::byte[]>(count * staging_each + 4096);
+  std::byte* staging = staging_.get() + (4096 - reinterpret_cast<uintptr_t>(staging_.get()) % 4096) % 4096;
+  for (size_t i = 0; i < count; ++i) {
+    const double rate = mix.device_bytes_per_second[i];
+    const double latency_s = std::chrono::duration<double>(mix.device_latency[i]).count();
+    devices_.push_back(std::make_unique<SimDevice>(
+        clock_,
+        SimDeviceOptions{
+            .name = fmt::format("sim{}", i),
+            .size_bytes = uint64_t{mix.concurrency} * blocks_ * layers * segment_bytes * 2 + (1ULL << 30),
+            .read_bytes_per_second = rate,
+            .write_bytes_per_second = rate,
+            .latency = mix.device_latency[i],
+            .queue_depth_max = 512,
+            .keeps_bytes = false,
+            .seed = prng.next()}));
+    // In flight: what the latency hides, and a few more.
+    options.profile.devices.push_back(
+        {.name = devices_.back()->name(),
+         .read_bytes_per_second = rate,
+         .queue_bytes = static_cast<uint64_t>(rate * latency_s) + 4ULL * segment_bytes,
+         .storage = true});
+    wiring.devices.push_back(devices_.back().get());
+    wiring.staging.push_back({staging + i * staging_each, staging_each});
+  }
+}
+
+void SimulatedPool::open_catalog(const SimulatedMix& mix) {
+  CatalogOptions options;
+  for (const auto& device : devices_) {
+    options.devices.push_back(
+        {.size_bytes = device->limits().size_bytes, .alignment_bytes = 4096, .storage = true});
+  }
+  options.blocks_max = mix.concurrency * blocks_ + 64;
+  options.segments_max = layers;
+  auto opened = Catalog::open(options);
+  KVPOOL_ASSERT(opened.has_value());
+  catalog_ = std::move(*opened);
+}
+
+// Keys, addresses, and one place where all parts end: nothing is moved.
+void SimulatedPool::lay_out(const SimulatedMix& mix) {
+  keys_.resize(uint64_t{mix.concurrency} * blocks_);
+  for (size_t i = 0; i < keys_.size(); ++i) keys_[i] = {mix64(mix.seed + i / blocks_), i % blocks_};
   data_.resize(segment_bytes + 8192);
+  // Where the link bounds, the place is unaligned, so that every part passes a transfer.
   const bool linked = mix.link_bytes_per_second > 0;
   const size_t skip = (4096 - reinterpret_cast<uintptr_t>(data_.data()) % 4096) % 4096 + (linked ? 64 : 0);
-  buffers_.assign(uint64_t{blocks} * layers, RegionAddress((uint64_t{2} << 48) + skip));
+  buffers_.assign(uint64_t{blocks_} * layers, RegionAddress((uint64_t{2} << 48) + skip));
   const auto bytes_of = [](auto& vector) { return std::as_writable_bytes(std::span(vector)); };
   const bool regions_fit = port_.regions.add(bytes_of(keys_)) && port_.regions.add(bytes_of(buffers_)) &&
                            port_.regions.add(bytes_of(data_));

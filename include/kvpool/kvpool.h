@@ -140,11 +140,12 @@ typedef struct kvpool_probe_options {
 
 /* Measures the devices of a configuration; no pool may have them open (KVPOOL_IN_USE), and what they held is
  * overwritten. Blocks; any thread. The result is written to json, zero-terminated: one object, its members in
- * docs/cli.md (probe). *needed, which may be NULL, is set to its bytes with the zero; below 256 KiB for 16 devices.
- * KVPOOL_TOO_LARGE: capacity is less; json is empty, the profile was saved if asked for. KVPOOL_IO_ERROR,
- * KVPOOL_SHORT_IO, KVPOOL_TIMED_OUT: a device failed; error names it, nothing was saved. */
-KVPOOL_API kvpool_status kvpool_probe(const kvpool_options* options, const kvpool_probe_options* probe_options,
-                                      char* json, size_t capacity, size_t* needed, kvpool_error* error);
+ * docs/cli.md (probe). *needed, which may be NULL, is set to its bytes with the zero; below 256 KiB for 16
+ * devices. KVPOOL_TOO_LARGE: capacity is less; json is empty, the profile was saved if asked for.
+ * KVPOOL_IO_ERROR, KVPOOL_SHORT_IO, KVPOOL_TIMED_OUT: a device failed; error names it, nothing was saved. */
+KVPOOL_API kvpool_status kvpool_probe(const kvpool_options* options,
+                                      const kvpool_probe_options* probe_options, char* json, size_t capacity,
+                                      size_t* needed, kvpool_error* error);
 
 /* ---- consumers ---- */
 

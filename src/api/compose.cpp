@@ -27,14 +27,16 @@ bool needs_staging(DeviceKind kind) { return kind != DeviceKind::memory; }
 class RealDeviceSet final : public DeviceSet {
  public:
   [[nodiscard]] Status take(const Config& config) {
-    const auto staged = std::ranges::count_if(config.devices, [](const auto& d) { return needs_staging(d.kind); });
+    const auto staged =
+        std::ranges::count_if(config.devices, [](const auto& d) { return needs_staging(d.kind); });
     ArenaOptions options;
     // Huge pages go to those who move data first: staging, consumers' buffers, then memory devices.
     if (staged > 0) options.parts.push_back({.name = "staging", .bytes = config.staging_bytes});
     if (config.buffer_bytes > 0) options.parts.push_back({.name = "buffers", .bytes = config.buffer_bytes});
     for (const DeviceConfig& device : config.devices) {
       if (device.kind != DeviceKind::memory) continue;
-      options.parts.push_back({.name = device.name, .bytes = device.size_bytes, .numa_node = device.numa_node});
+      options.parts.push_back(
+          {.name = device.name, .bytes = device.size_bytes, .numa_node = device.numa_node});
     }
     if (!options.parts.empty()) {
       auto arena = Arena::create(options);
@@ -95,8 +97,10 @@ class RealDeviceSet final : public DeviceSet {
   static Result<std::unique_ptr<Device>> make(const DeviceConfig& wanted, std::span<std::byte> memory,
                                               const Clock& clock) {
     switch (wanted.kind) {
-      case DeviceKind::memory: return std::make_unique<MemoryDevice>(wanted.name, memory);
-      case DeviceKind::null: return std::make_unique<NullDevice>(wanted.name, wanted.size_bytes);
+      case DeviceKind::memory:
+        return std::make_unique<MemoryDevice>(wanted.name, memory);
+      case DeviceKind::null:
+        return std::make_unique<NullDevice>(wanted.name, wanted.size_bytes);
       case DeviceKind::sim:
         return std::make_unique<SimDevice>(
             clock, SimDeviceOptions{.name = wanted.name,
@@ -104,7 +108,8 @@ class RealDeviceSet final : public DeviceSet {
                                     .read_bytes_per_second = wanted.sim_read_bytes_per_second,
                                     .write_bytes_per_second = wanted.sim_write_bytes_per_second,
                                     .latency = wanted.sim_latency});
-      case DeviceKind::file: break;
+      case DeviceKind::file:
+        break;
     }
     auto file = FileDevice::open({.name = wanted.name,
                                   .path = wanted.path,
@@ -116,7 +121,7 @@ class RealDeviceSet final : public DeviceSet {
 
   std::unique_ptr<Arena> arena_;
   std::span<std::byte> buffers_;
-  std::vector<std::span<std::byte>> memory_;   // one a device; empty where it is not memory
+  std::vector<std::span<std::byte>> memory_;  // one a device; empty where it is not memory
   std::vector<std::span<std::byte>> staging_;
   std::vector<std::unique_ptr<Device>> devices_;
 };
@@ -147,8 +152,8 @@ Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& 
       apply_caps(config, *stored);
       return stored;
     } else {
-      log_warn("{}: {}; the devices are probed now, run kvpool probe to measure them well", config.profile_path,
-               fits.error().message);
+      log_warn("{}: {}; the devices are probed now, run kvpool probe to measure them well",
+               config.profile_path, fits.error().message);
     }
   }
   auto probed = probe_devices(config, set, clock, quick_probe());
@@ -220,7 +225,8 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::take_memory(const Config& config) 
 
 std::unique_ptr<Transfer> make_transfer(const Config& config) {
   const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
-  const uint32_t threads = config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, 1U, 8U);
+  const uint32_t threads =
+      config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, 1U, 8U);
   return std::make_unique<HostTransfer>(threads);
 }
 
@@ -229,7 +235,8 @@ Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Cl
   if (Status opened = set.open(config, clock, {}); !opened) return tl::unexpected(opened.error());
   const auto transfer = make_transfer(config);
   PollWaiter waiter(clock);
-  auto result = probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
+  auto result =
+      probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
   set.close();
   if (!result) return result;
   apply_caps(config, result->profile);
@@ -237,7 +244,9 @@ Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Cl
   return result;
 }
 
-Result<std::unique_ptr<Pieces>> compose(Config config) { return compose(std::move(config), {}, std::nullopt); }
+Result<std::unique_ptr<Pieces>> compose(Config config) {
+  return compose(std::move(config), {}, std::nullopt);
+}
 
 Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                                         std::optional<Profile> given_profile) {
@@ -249,7 +258,8 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   auto profile = given_profile ? Result<Profile>(std::move(*given_profile))
                                : find_profile(config, *pieces->set, *pieces->clock);
   if (!profile) return tl::unexpected(profile.error());
-  if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened) return tl::unexpected(opened.error());
+  if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened)
+    return tl::unexpected(opened.error());
   const std::vector<Device*> devices = pieces->set->devices();
   auto catalog = open_catalog(config, devices);
   if (!catalog) return tl::unexpected(catalog.error());

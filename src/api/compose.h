@@ -36,7 +36,8 @@ class DeviceSet {
 
   // In the configuration's order, caps on top.
   [[nodiscard]] virtual std::vector<Device*> devices() const = 0;
-  [[nodiscard]] virtual std::vector<std::span<std::byte>> staging() const = 0;  // one a device; empty in place
+  [[nodiscard]] virtual std::vector<std::span<std::byte>> staging()
+      const = 0;  // one a device; empty in place
   [[nodiscard]] virtual std::span<std::byte> buffers() const = 0;
   [[nodiscard]] virtual std::vector<std::span<std::byte>> regions() const = 0;
   // The pages that were obtained, for those who doubt a measurement.

@@ -30,7 +30,8 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   const bool wants_buffers = op == Op::store || op == Op::retrieve;
   if (wants_keys) out.keys = port.regions.address_of(request.keys);
   if (wants_buffers) out.buffers = port.regions.address_of(request.buffers);
-  if ((wants_keys && out.keys == kvpool::no_address) || (wants_buffers && out.buffers == kvpool::no_address)) {
+  if ((wants_keys && out.keys == kvpool::no_address) ||
+      (wants_buffers && out.buffers == kvpool::no_address)) {
     return false;
   }
   out.user_data = request.user_data;
@@ -129,8 +130,9 @@ bool kvpool_consumer::arm() {
 void kvpool_consumer::wait(uint64_t timeout_us) {
   if (arm()) {
     pollfd descriptor{.fd = port.to_consumer.fd(), .events = POLLIN, .revents = 0};
-    const timespec timeout{.tv_sec = static_cast<time_t>(std::min<uint64_t>(timeout_us / 1'000'000, 1'000'000'000)),
-                           .tv_nsec = static_cast<long>(timeout_us % 1'000'000 * 1000)};
+    const timespec timeout{
+        .tv_sec = static_cast<time_t>(std::min<uint64_t>(timeout_us / 1'000'000, 1'000'000'000)),
+        .tv_nsec = static_cast<long>(timeout_us % 1'000'000 * 1000)};
     ppoll(&descriptor, 1, &timeout, nullptr);
     port.to_consumer.done();
     armed_ = false;

@@ -3,10 +3,10 @@
 #include "kvpool/kvpool.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <chrono>
-#include <poll.h>
 
 #include "api/consumer.h"
 #include "api/options.h"
@@ -48,7 +48,8 @@ bool drain(kvpool_consumer& consumer, std::chrono::steady_clock::time_point unti
     if (drained) break;
     if (left <= left.zero()) return false;
   }
-  reactor.run([](kvpool::Engine&) {});  // the step that set `drained` is over: nothing touches the port any more
+  reactor.run(
+      [](kvpool::Engine&) {});  // the step that set `drained` is over: nothing touches the port any more
   return true;
 }
 
@@ -80,7 +81,8 @@ const char* kvpool_status_string(kvpool_status status) {
 kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvpool_error* error) {
   return guarded(error, [&] {
     kvpool_options known;
-    if (pool == nullptr || !kvpool::take_struct(options, known)) return bad("kvpool_open: bad options", error);
+    if (pool == nullptr || !kvpool::take_struct(options, known))
+      return bad("kvpool_open: bad options", error);
     auto config = kvpool::read_config(known);
     if (!config) return report(config.error(), error);
     auto pieces = kvpool::compose(std::move(*config));
@@ -117,8 +119,8 @@ kvpool_status kvpool_namespace_open(kvpool_pool* pool, const kvpool_geometry* ge
     shape.name.assign(known.name, strnlen(known.name, longest_name_bytes));
     shape.block_tokens = known.block_tokens;
     if (known.segments > kvpool::segments_max) {
-      return bad(fmt::format("namespace '{}': {} segments; at most {} are allowed", shape.name, known.segments,
-                             kvpool::segments_max)
+      return bad(fmt::format("namespace '{}': {} segments; at most {} are allowed", shape.name,
+                             known.segments, kvpool::segments_max)
                      .c_str(),
                  error);
     }
@@ -183,7 +185,8 @@ uint32_t kvpool_device_count(kvpool_pool* pool) {
 }
 
 kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device, kvpool_device_stats* stats) {
-  if (pool == nullptr || stats == nullptr || device >= kvpool_device_count(pool)) return KVPOOL_INVALID_ARGUMENT;
+  if (pool == nullptr || stats == nullptr || device >= kvpool_device_count(pool))
+    return KVPOOL_INVALID_ARGUMENT;
   return guarded(nullptr, [&] {
     kvpool_device_stats all{};
     pool->reactor().run([&](kvpool::Engine& engine) {
@@ -219,10 +222,11 @@ kvpool_status kvpool_consumer_open(kvpool_pool* pool, const kvpool_consumer_opti
     const std::lock_guard lock(pool->mutex);
     const std::span<std::byte> region = pool->buffers.take(known.region_bytes);
     if (region.size() < known.region_bytes) {
-      return report(Errc::too_large,
-                    fmt::format("a consumer asks for a region of {} bytes; {} are left of pool.buffers: set it larger",
-                                known.region_bytes, pool->buffers.largest_free_bytes()),
-                    error);
+      return report(
+          Errc::too_large,
+          fmt::format("a consumer asks for a region of {} bytes; {} are left of pool.buffers: set it larger",
+                      known.region_bytes, pool->buffers.largest_free_bytes()),
+          error);
     }
     auto made = std::make_unique<kvpool_consumer>(*pool, known.name, region);
     pool->consumers.reserve(pool->consumers.size() + 1);
@@ -249,7 +253,8 @@ void* kvpool_region(kvpool_consumer* consumer, uint64_t* bytes) {
 }
 
 kvpool_status kvpool_region_add(kvpool_consumer* consumer, void* base, uint64_t bytes) {
-  if (consumer == nullptr || base == nullptr || bytes == 0 || bytes >> 48 != 0) return KVPOOL_INVALID_ARGUMENT;
+  if (consumer == nullptr || base == nullptr || bytes == 0 || bytes >> 48 != 0)
+    return KVPOOL_INVALID_ARGUMENT;
   return consumer->port.regions.add({static_cast<std::byte*>(base), bytes}) ? KVPOOL_OK : KVPOOL_BUSY;
 }
 

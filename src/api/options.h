@@ -1,5 +1,5 @@
-// Size-stamped structs of the C API: a caller compiled against an older header passes a shorter one, against a
-// newer header a longer one.
+// Size-stamped structs of the C API: a caller compiled against an older header passes a shorter one, against
+// a newer header a longer one.
 
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace kvpool {
 
-// Copies *from into `to`, missing trailing fields as zero. False when struct_size cannot be, or when the caller
-// set fields that this library does not know.
+// Copies *from into `to`, missing trailing fields as zero. False when struct_size cannot be, or when the
+// caller set fields that this library does not know.
 template <class T>
 [[nodiscard]] bool take_struct(const T* from, T& to) {
   to = T{};

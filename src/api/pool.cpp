@@ -16,7 +16,8 @@ BufferMemory::BufferMemory(std::span<std::byte> memory) : memory_(memory) {
 }
 
 std::span<std::byte> BufferMemory::take(uint64_t bytes) {
-  const uint64_t wanted = (bytes + buffer_alignment_bytes - 1) / buffer_alignment_bytes * buffer_alignment_bytes;
+  const uint64_t wanted =
+      (bytes + buffer_alignment_bytes - 1) / buffer_alignment_bytes * buffer_alignment_bytes;
   for (const auto& [offset, size] : free_) {
     if (size < wanted) continue;
     const uint64_t taken_at = offset;
@@ -31,7 +32,8 @@ std::span<std::byte> BufferMemory::take(uint64_t bytes) {
 void BufferMemory::give_back(std::span<std::byte> part) {
   if (part.empty()) return;
   uint64_t offset = static_cast<uint64_t>(part.data() - memory_.data());
-  uint64_t size = (part.size() + buffer_alignment_bytes - 1) / buffer_alignment_bytes * buffer_alignment_bytes;
+  uint64_t size =
+      (part.size() + buffer_alignment_bytes - 1) / buffer_alignment_bytes * buffer_alignment_bytes;
   const auto next = free_.lower_bound(offset);
   if (next != free_.begin()) {
     const auto before = std::prev(next);
@@ -83,11 +85,12 @@ kvpool::Status kvpool_pool::add_configured_namespaces() {
 kvpool::Result<uint32_t> kvpool_pool::open_namespace(const Geometry& geometry, bool is_flat) {
   const std::lock_guard lock(mutex);
   if (const auto found = namespaces.find(geometry.name); found != namespaces.end()) {
-    const Geometry& known = pieces->catalog->geometry(kvpool::NamespaceId(static_cast<uint16_t>(found->second)));
+    const Geometry& known =
+        pieces->catalog->geometry(kvpool::NamespaceId(static_cast<uint16_t>(found->second)));
     if (known == geometry && flat[found->second] == is_flat) return found->second;
-    return kvpool::fail(Errc::invalid_argument,
-                        fmt::format("namespace '{}' exists with another shape; give this one another name",
-                                    geometry.name));
+    return kvpool::fail(
+        Errc::invalid_argument,
+        fmt::format("namespace '{}' exists with another shape; give this one another name", geometry.name));
   }
   kvpool::Result<kvpool::NamespaceId> added;
   reactor().run([&](kvpool::Engine& engine) { added = engine.add_namespace(geometry, is_flat); });

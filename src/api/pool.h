@@ -1,7 +1,8 @@
 // Pool: everything that one kvpool_open() made, and the administration around it. Implementations of devices,
 // transfers and clocks are named in compose.cpp alone.
 //
-// Threads: any; a mutex guards namespaces, consumers and the buffer memory. Nothing of this is on the data path.
+// Threads: any; a mutex guards namespaces, consumers and the buffer memory. Nothing of this is on the data
+// path.
 
 #pragma once
 
@@ -74,7 +75,8 @@ struct kvpool_pool {
   std::vector<kvpool_consumer*> consumers;
 
   // Starts the engine and adds the configured namespaces.
-  [[nodiscard]] static kvpool::Result<std::unique_ptr<kvpool_pool>> start(std::unique_ptr<kvpool::Pieces> made);
+  [[nodiscard]] static kvpool::Result<std::unique_ptr<kvpool_pool>> start(
+      std::unique_ptr<kvpool::Pieces> made);
 
   [[nodiscard]] kvpool::Reactor& reactor() const { return *pieces->reactor; }
   [[nodiscard]] kvpool::Status add_configured_namespaces();

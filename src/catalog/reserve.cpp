@@ -19,7 +19,9 @@ namespace {
 constexpr uint32_t evictions_max = 16;
 
 // A store writes a chain's blocks side by side: a parent may still be written, but it becomes Ready first.
-bool may_have_children(BlockState state) { return state == BlockState::ready || state == BlockState::writing; }
+bool may_have_children(BlockState state) {
+  return state == BlockState::ready || state == BlockState::writing;
+}
 
 }  // namespace
 

@@ -66,10 +66,10 @@ struct Config {
   Residency residency = Residency::exclusive;
   VerifyRule verify = VerifyRule::storage;
   uint64_t staging_bytes = 64ULL << 20;
-  uint64_t buffer_bytes = 256ULL << 20;  // arena memory for consumers' regions
-  uint32_t transfer_threads = 0;         // 0: chosen from the number of cores
+  uint64_t buffer_bytes = 256ULL << 20;       // arena memory for consumers' regions
+  uint32_t transfer_threads = 0;              // 0: chosen from the number of cores
   Nanos spin{std::chrono::microseconds(20)};  // the engine looks for work this long before it sleeps
-  std::string profile_path;              // default: the configuration's path with .profile.json behind it
+  std::string profile_path;  // default: the configuration's path with .profile.json behind it
   LimitsConfig limits;
 
   friend bool operator==(const Config&, const Config&) = default;

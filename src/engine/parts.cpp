@@ -174,9 +174,9 @@ void Engine::transfer(PartHandle handle) {
   flush_transfers();
 }
 
-// The device whose part is copied next. When the copies are what bounds, the devices must advance together, or
-// the fastest is left over at the end: so the part that is earliest in its ticket goes first. Every fourth goes
-// by turns, so that a stream of young tickets cannot hold an old one back.
+// The device whose part is copied next. When the copies are what bounds, the devices must advance together,
+// or the fastest is left over at the end: so the part that is earliest in its ticket goes first. Every fourth
+// goes by turns, so that a stream of young tickets cannot hold an old one back.
 DeviceQueue* Engine::next_to_transfer() {
   constexpr uint32_t by_turns = 4;
   const bool turn = ++transfer_turn_ % by_turns == 0;

@@ -48,7 +48,8 @@ bool Engine::stage_next(Ticket& ticket) {
   const uint32_t segments = ticket.columns;
   catalog_.places(stored.id, unpublished_residence, seconds_);
   const auto reserved_by_other = std::span(seconds_).first(segments);
-  if (std::ranges::any_of(reserved_by_other, [](const Place& p) { return p.device != no_device; })) return false;
+  if (std::ranges::any_of(reserved_by_other, [](const Place& p) { return p.device != no_device; }))
+    return false;
   ++ticket.reserved;
   catalog_.places(stored.id, 0, places_);
   catalog_.places(stored.id, 1, seconds_);

@@ -1,11 +1,11 @@
-// Lattice: the two steps of a placement sequence, one along a chain's blocks, one along a block's segments, in
-// units of 2^-64.
+// Lattice: the two steps of a placement sequence, one along a chain's blocks, one along a block's segments,
+// in units of 2^-64.
 //
 // The segments of one block lie evenly: segment l at l x stride / segments, with stride and segments coprime.
-// The next block lies the same, moved by (shift + golden ratio) / segments. So a device's share of whole blocks
-// is missed by less than two segments however many blocks there are. Stride and shift were chosen for each
-// number of segments such that single segments, prefixes of them, and every other one are spread well too:
-// docs/decisions/placement.md.
+// The next block lies the same, moved by (shift + golden ratio) / segments. So a device's share of whole
+// blocks is missed by less than two segments however many blocks there are. Stride and shift were chosen for
+// each number of segments such that single segments, prefixes of them, and every other one are spread well
+// too: docs/decisions/placement.md.
 
 #pragma once
 

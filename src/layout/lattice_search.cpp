@@ -1,10 +1,12 @@
 // Finds the lattice of each number of segments, for lattice.cpp; prints its table. Not part of any build but
-// its own target, lattice_search: it takes minutes. docs/decisions/placement.md says what is sought and why.
+// its own target, lattice_search: it takes some minutes. docs/decisions/placement.md says what is sought and
+// why.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
 #include <vector>
 
@@ -15,81 +17,81 @@ constexpr double r2_depth = 0.7548776662466927;
 constexpr double r2_segment = 0.5698402909980532;
 constexpr uint32_t segments_max = 128;
 
-// A rectangle of blocks [0, blocks) and segments first, first + step, ... below last.
-struct Rectangle {
-  uint32_t blocks, first, last, step;
+struct Choice {
+  uint32_t stride = 0;
+  uint32_t shift = 0;
+  double score = 1e9;  // of R2's spread; the worst figure counts
 };
 
-// How many points more or fewer than its share an interval may hold, over all intervals.
-double discrepancy(const Rectangle& of, double depth_step, double segment_step) {
-  std::vector<double> points;
-  for (uint32_t d = 0; d < of.blocks; ++d) {
-    for (uint32_t l = of.first; l < of.last; l += of.step) {
-      const double point = d * depth_step + l * segment_step;
-      points.push_back(point - std::floor(point));
+// What a reader sees: the busiest device's load over its ideal, the worst over all layer prefixes of at least
+// a quarter; its mean and its 95th percentile over mixes of devices and phases.
+struct Spread {
+  double mean = 0;
+  double p95 = 0;
+};
+
+Spread prefix_spread(uint32_t segments, uint32_t blocks, double depth_step, double segment_step) {
+  static const std::vector<std::vector<double>> mixes = {
+      {1, 1}, {16, 1}, {1, 1, 1, 1}, {8, 4, 2, 1}, {5, 3, 3, 1}, {16, 9, 8, 7, 5, 3, 2, 1}, {13, 13, 28}};
+  std::vector<double> all;
+  for (uint32_t phase = 0; phase < 16; ++phase) {
+    for (const auto& mix : mixes) {
+      const double sum = std::accumulate(mix.begin(), mix.end(), 0.0);
+      std::vector<double> load(mix.size(), 0);
+      double worst_prefix = 0;
+      for (uint32_t l = 0; l < segments; ++l) {
+        for (uint32_t d = 0; d < blocks; ++d) {
+          double point = phase * 0.0637 + d * depth_step + l * segment_step;
+          point = (point - std::floor(point)) * sum;
+          size_t i = 0;
+          for (; i + 1 < mix.size() && point >= mix[i]; ++i) point -= mix[i];
+          load[i] += 1;
+        }
+        if (l + 1 < (segments + 3) / 4) continue;
+        for (size_t i = 0; i < mix.size(); ++i) {
+          worst_prefix = std::max(worst_prefix, load[i] * sum / (mix[i] * blocks * (l + 1)));
+        }
+      }
+      all.push_back(worst_prefix - 1);
     }
   }
-  std::ranges::sort(points);
-  double above = 0;
-  double below = 0;
-  for (size_t i = 0; i < points.size(); ++i) {
-    const double share = points[i] * static_cast<double>(points.size());
-    above = std::max(above, static_cast<double>(i) + 1 - share);
-    below = std::max(below, share - static_cast<double>(i));
+  std::ranges::sort(all);
+  return {std::accumulate(all.begin(), all.end(), 0.0) / static_cast<double>(all.size()),
+          all[all.size() * 95 / 100]};
+}
+
+Choice choose(uint32_t segments) {
+  const Spread reference64 = prefix_spread(segments, 64, r2_depth, r2_segment);
+  const Spread reference512 = prefix_spread(segments, 512, r2_depth, r2_segment);
+  const auto score = [](const Spread& spread, const Spread& reference) {
+    return std::max(spread.mean / reference.mean, spread.p95 / reference.p95);
+  };
+  Choice best;
+  for (uint32_t stride = segments == 1 ? 0 : 1; stride < segments; ++stride) {
+    if (std::gcd(stride, segments) != 1) continue;
+    for (uint32_t shift = 0; shift < segments; ++shift) {
+      const double depth_step = (shift + golden) / segments;
+      const double segment_step = static_cast<double>(stride) / segments;
+      const double at64 = score(prefix_spread(segments, 64, depth_step, segment_step), reference64);
+      if (at64 >= best.score) continue;
+      const double at512 = score(prefix_spread(segments, 512, depth_step, segment_step), reference512);
+      if (std::max(at64, at512) < best.score) best = {stride, shift, std::max(at64, at512)};
+    }
   }
-  return above + below;
-}
-
-// Single layers, prefixes of layers, every other layer.
-std::vector<std::vector<Rectangle>> wanted(uint32_t segments) {
-  const auto part = [&](double f) { return std::max(1U, static_cast<uint32_t>(segments * f)); };
-  std::vector<std::vector<Rectangle>> all;
-  all.push_back({{16, 0, 1, 1}, {64, 0, 1, 1}, {512, 0, 1, 1}});
-  if (segments > 1) all.push_back({{16, 1, segments, 2}, {64, 1, segments, 2}});
-  all.push_back({{16, 0, part(0.25), 1},
-                 {64, 0, part(0.25), 1},
-                 {64, 0, part(1.0 / 3), 1},
-                 {64, 0, part(0.5), 1},
-                 {64, 0, part(0.75), 1}});
-  all.push_back({{512, 0, part(0.25), 1}, {512, 0, part(0.5), 1}});
-  return all;
-}
-
-double worst(const std::vector<Rectangle>& rectangles, double depth_step, double segment_step) {
-  double result = 0;
-  for (const Rectangle& r : rectangles) result = std::max(result, discrepancy(r, depth_step, segment_step));
-  return result;
+  return best;
 }
 
 }  // namespace
 
-int main() {
-  for (uint32_t segments = 1; segments <= segments_max; ++segments) {
-    const auto kinds = wanted(segments);
-    std::vector<double> reference;  // of the R2 sequence
-    for (const auto& kind : kinds) reference.push_back(worst(kind, r2_depth, r2_segment));
-    double best = 1e9;
-    uint32_t best_stride = 0;
-    uint32_t best_shift = 0;
-    for (uint32_t stride = segments == 1 ? 0 : 1; stride < segments; ++stride) {
-      if (std::gcd(stride, segments) != 1) continue;
-      for (uint32_t shift = 0; shift < segments; ++shift) {
-        double score = 0;
-        for (size_t i = 0; i < kinds.size() && score < best; ++i) {
-          for (const Rectangle& r : kinds[i]) {
-            const double found = discrepancy(r, (shift + golden) / segments, static_cast<double>(stride) / segments);
-            score = std::max(score, found / reference[i]);
-            if (score >= best) break;
-          }
-        }
-        if (score >= best) continue;
-        best = score;
-        best_stride = stride;
-        best_shift = shift;
-      }
-    }
-    std::printf("{%u, %u},%s", best_stride, best_shift, segments % 10 == 0 ? "\n" : " ");
-    std::fprintf(stderr, "%u: stride %u, shift %u, %.2f of R2\n", segments, best_stride, best_shift, best);
+// lattice_search [FIRST [LAST]]
+int main(int argc, char** argv) {
+  const auto first = static_cast<uint32_t>(argc > 1 ? std::atoi(argv[1]) : 1);
+  const auto last = static_cast<uint32_t>(argc > 2 ? std::atoi(argv[2]) : segments_max);
+  for (uint32_t segments = first; segments <= last; ++segments) {
+    const Choice best = choose(segments);
+    std::printf("{%u, %u},%s", best.stride, best.shift, segments % 10 == 0 ? "\n" : " ");
+    std::fprintf(stderr, "%u: stride %u, shift %u, %.2f of R2\n", segments, best.stride, best.shift,
+                 best.score);
     std::fflush(stdout);
   }
   std::printf("\n");

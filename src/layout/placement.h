@@ -2,9 +2,9 @@
 // depth in it and the segment; no state is carried.
 //
 // Device i owns an interval of width share_i in [0, 1). Segment l of the block at depth d goes to the device
-// whose interval holds frac(u + d x depth_step + l x segment_step), a low-discrepancy lattice (layout/lattice.h),
-// so every rectangle of depths and layers is close to the shares. Computed in 64-bit fixed point: a sum that
-// wraps is frac().
+// whose interval holds frac(u + d x depth_step + l x segment_step), a low-discrepancy lattice
+// (layout/lattice.h), so every rectangle of depths and layers is close to the shares. Computed in 64-bit
+// fixed point: a sum that wraps is frac().
 
 #pragma once
 
@@ -37,7 +37,8 @@ class Placement {
   // REQUIRES: 1 to devices_max shares, none negative, summing to 1 (within rounding).
   explicit Placement(std::span<const double> shares);
 
-  // The devices of segments 0, 1, ... of one block. REQUIRES: out.size() is the geometry's number of segments.
+  // The devices of segments 0, 1, ... of one block. REQUIRES: out.size() is the geometry's number of
+  // segments.
   void plan(Phase phase, uint32_t depth, std::span<DeviceId> out) const;
   [[nodiscard]] const std::vector<double>& shares() const { return shares_; }
 

@@ -23,8 +23,8 @@ std::vector<double> normalised(std::vector<double> weights) {
 
 // The busiest device's load over its ideal load, for `blocks` blocks of `layers` segments of which those that
 // `segments` names count.
-double worst_ratio(const Placement& placement, uint32_t blocks, uint32_t layers, const std::vector<uint32_t>& segments,
-                   Phase phase) {
+double worst_ratio(const Placement& placement, uint32_t blocks, uint32_t layers,
+                   const std::vector<uint32_t>& segments, Phase phase) {
   std::vector<double> load(placement.shares().size(), 0);
   std::vector<DeviceId> plan(layers);
   for (uint32_t depth = 0; depth < blocks; ++depth) {
@@ -50,8 +50,10 @@ TEST(Placement, EveryLayerPrefixIsBalanced) {
     for (const uint32_t layers : {24U, 32U, 48U, 64U}) {
       for (uint32_t prefix = layers / 4; prefix <= layers; ++prefix) {
         const auto segments = first_segments(prefix);
-        EXPECT_LE(worst_ratio(placement, 64, layers, segments, Phase(0x12345678)), 1.07) << layers << " " << prefix;
-        EXPECT_LE(worst_ratio(placement, 512, layers, segments, Phase(0x9abcdef0)), 1.008) << layers << " " << prefix;
+        EXPECT_LE(worst_ratio(placement, 64, layers, segments, Phase(0x12345678)), 1.07)
+            << layers << " " << prefix;
+        EXPECT_LE(worst_ratio(placement, 512, layers, segments, Phase(0x9abcdef0)), 1.008)
+            << layers << " " << prefix;
       }
     }
   }
@@ -84,7 +86,8 @@ TEST(Placement, WholeBlocksMissTheirShareByLessThanTwoSegments) {
       for (const DeviceId device : plan) load[device.value] += 1;
     }
     for (size_t i = 0; i < load.size(); ++i) {
-      EXPECT_LT(std::abs(load[i] - placement.shares()[i] * layers * blocks), 2.75) << layers << " x " << blocks;
+      EXPECT_LT(std::abs(load[i] - placement.shares()[i] * layers * blocks), 2.75)
+          << layers << " x " << blocks;
     }
   }
 }

@@ -1,5 +1,5 @@
-// The entry of the configuration's fuzzers: takes any bytes and says which promise of config/config.h does not
-// hold for them; nothing if all do. Driven by libFuzzer, and by a seeded loop in config_fuzz_test.
+// The entry of the configuration's fuzzers: takes any bytes and says which promise of config/config.h does
+// not hold for them; nothing if all do. Driven by libFuzzer, and by a seeded loop in config_fuzz_test.
 
 #pragma once
 

@@ -19,7 +19,10 @@ uint64_t identity(NamespaceId ns, const BlockKey& key) { return payload_seed(ns,
 }  // namespace
 
 Actor::Actor(World& world, uint32_t number, uint64_t seed)
-    : world_(world), prng_(seed), region_(jobs_max * job_bytes + 8192), jobs_(jobs_max),
+    : world_(world),
+      prng_(seed),
+      region_(jobs_max * job_bytes + 8192),
+      jobs_(jobs_max),
       jobs_left_(world.options().jobs_per_actor) {
   port_.name = fmt::format("actor {}", number);
   // Aligned or not: both must work.
@@ -97,14 +100,18 @@ void Actor::on_result(Job& job, const Completion& completion) {
   if (job.has_result) world_.fail("two results for one ticket");
   job.has_result = true;
   const Nanos took = world_.clock().now() - job.started;
-  const Nanos allowed = Nanos(static_cast<Nanos::rep>(job.message.timeout_ns)) + std::chrono::milliseconds(50);
+  const Nanos allowed =
+      Nanos(static_cast<Nanos::rep>(job.message.timeout_ns)) + std::chrono::milliseconds(50);
   if (job.message.timeout_ns != 0 && took > allowed) {
     world_.fail(fmt::format("a result came {} us after its deadline", (took - allowed).count() / 1000));
   }
   if (completion.code == Errc::timed_out) ++counts_.timed_out;
   switch (job.message.op) {
-    case Op::retrieve: return check_retrieve(job, completion);
-    case Op::store: counts_.stored_blocks += completion.blocks; return;
+    case Op::retrieve:
+      return check_retrieve(job, completion);
+    case Op::store:
+      counts_.stored_blocks += completion.blocks;
+      return;
     case Op::match:
       if (completion.pin.value == 0) return;
       job.keys.resize(completion.blocks);
@@ -115,7 +122,8 @@ void Actor::on_result(Job& job, const Completion& completion) {
       pins_.emplace_back(completion.pin, job.keys);
       pin_namespaces_.push_back(job.message.ns);
       return;
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -130,14 +138,16 @@ void Actor::check_segment(const Job& job, uint32_t block, uint32_t column, const
   const Geometry& geometry = world_.catalog().geometry(job.message.ns);
   const std::span<const std::byte> bytes{data_of(job, block, column), geometry.segment_bytes[segment]};
   if (!is_payload(bytes, payload_seed(job.message.ns, job.keys[block], segment))) {
-    world_.fail(fmt::format("wrong bytes {}: block {} of {}, segment {}", when, block, job.keys.size(), segment));
+    world_.fail(
+        fmt::format("wrong bytes {}: block {} of {}, segment {}", when, block, job.keys.size(), segment));
   }
 }
 
 void Actor::check_retrieve(Job& job, const Completion& completion) {
   if (completion.code == Errc::invalid_argument || completion.code == Errc::busy) return;
   const Geometry& geometry = world_.catalog().geometry(job.message.ns);
-  if (completion.code == Errc::ok && completion.blocks != job.message.blocks) world_.fail("ok, but too few blocks");
+  if (completion.code == Errc::ok && completion.blocks != job.message.blocks)
+    world_.fail("ok, but too few blocks");
   for (uint32_t column = 0; column < completion.segments && completion.blocks > 0; ++column) {
     const uint32_t segment = job.message.segment_first + column;
     // A window that was loaded for a longer run is of no use to a shorter one that ended early.
@@ -152,11 +162,12 @@ void Actor::check_retrieve(Job& job, const Completion& completion) {
       world_.fail("a block that nobody stored");
     }
   }
-  if (completion.code == Errc::ok || completion.code == Errc::miss) counts_.retrieved_blocks += completion.blocks;
+  if (completion.code == Errc::ok || completion.code == Errc::miss)
+    counts_.retrieved_blocks += completion.blocks;
 }
 
-// The first block's reported segments must be right at once, while the rest is under way (windows apart, which
-// are in the last block alone).
+// The first block's reported segments must be right at once, while the rest is under way (windows apart,
+// which are in the last block alone).
 void Actor::check_progress(Job& job) {
   if (job.has_result || job.message.slot >= slots_max) return;
   const uint32_t progress = port_.channel.progress[job.message.slot].load();
@@ -164,7 +175,8 @@ void Actor::check_progress(Job& job) {
   if (progress > job.columns) world_.fail("progress beyond what was asked for");
   const Geometry& geometry = world_.catalog().geometry(job.message.ns);
   for (uint32_t column = job.seen_progress; column < std::min(progress, job.columns); ++column) {
-    if (!geometry.is_window(job.message.segment_first + column)) check_segment(job, 0, column, "reported by progress");
+    if (!geometry.is_window(job.message.segment_first + column))
+      check_segment(job, 0, column, "reported by progress");
   }
   job.seen_progress = progress;
 }
@@ -186,7 +198,8 @@ void Actor::lay_out(Job& job, Submission& message, uint32_t blocks, uint32_t col
       addresses[block * columns + column] = address(data);
       const uint32_t segment = message.segment_first + column;
       if (!fill) continue;
-      fill_payload({data, geometry.segment_bytes[segment]}, payload_seed(message.ns, job.keys[block], segment));
+      fill_payload({data, geometry.segment_bytes[segment]},
+                   payload_seed(message.ns, job.keys[block], segment));
     }
   }
   message.keys = address(keys);

@@ -42,11 +42,11 @@ class Actor {
     bool has_result = false;
     bool cancel_sent = false;
     Submission message;
-    std::vector<BlockKey> keys;    // of the run, as asked
+    std::vector<BlockKey> keys;  // of the run, as asked
     uint32_t columns = 0;
     uint32_t seen_progress = 0;
     std::span<std::byte> memory;
-    size_t used_bytes = 0;         // of memory, at its last use
+    size_t used_bytes = 0;  // of memory, at its last use
     Nanos started{0};
   };
 

@@ -25,7 +25,8 @@ struct Totals {
 void run_seed(uint64_t seed, bool faults, Totals& totals) {
   World world({.seed = seed, .faults = faults});
   const std::string failure = world.run();
-  ASSERT_EQ(failure, "") << "run again with KVPOOL_SIM_SEED=" << seed << (faults ? " KVPOOL_SIM_FAULTS=1" : "");
+  ASSERT_EQ(failure, "") << "run again with KVPOOL_SIM_SEED=" << seed
+                         << (faults ? " KVPOOL_SIM_FAULTS=1" : "");
   for (const auto& actor : world.actors()) {
     totals.stored += actor->counts().stored_blocks;
     totals.retrieved += actor->counts().retrieved_blocks;
@@ -41,10 +42,12 @@ void run_seed(uint64_t seed, bool faults, Totals& totals) {
 Totals run_all(bool faults) {
   Totals totals;
   if (const char* one = std::getenv("KVPOOL_SIM_SEED"); one != nullptr) {
-    if ((std::getenv("KVPOOL_SIM_FAULTS") != nullptr) == faults) run_seed(std::strtoull(one, nullptr, 10), faults, totals);
+    if ((std::getenv("KVPOOL_SIM_FAULTS") != nullptr) == faults)
+      run_seed(std::strtoull(one, nullptr, 10), faults, totals);
     return totals;
   }
-  for (uint64_t seed = 1; seed <= seeds && !testing::Test::HasFatalFailure(); ++seed) run_seed(seed, faults, totals);
+  for (uint64_t seed = 1; seed <= seeds && !testing::Test::HasFatalFailure(); ++seed)
+    run_seed(seed, faults, totals);
   return totals;
 }
 

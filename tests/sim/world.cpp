@@ -71,7 +71,8 @@ void World::make_devices(Prng& prng) {
     device.transfer_bytes_max = device.in_place || prng.chance(0.7) ? 1 << 20 : 8192;
     device.seed = prng.next();
     const FaultOptions faults = random_faults(prng);
-    faulty_.push_back(std::make_unique<FaultDevice>(std::make_unique<SimDevice>(clock_, device), faults, clock_));
+    faulty_.push_back(
+        std::make_unique<FaultDevice>(std::make_unique<SimDevice>(clock_, device), faults, clock_));
   }
 }
 
@@ -81,11 +82,14 @@ void World::make_engine(Prng& prng) {
   Engine::Wiring wiring;
   for (const auto& device : faulty_) {
     const DeviceLimits limits = device->limits();
-    catalog.devices.push_back(
-        {.size_bytes = limits.size_bytes, .alignment_bytes = limits.alignment_bytes, .storage = limits.storage});
+    catalog.devices.push_back({.size_bytes = limits.size_bytes,
+                               .alignment_bytes = limits.alignment_bytes,
+                               .storage = limits.storage});
     options.profile.devices.push_back(
-        {.name = device->name(), .read_bytes_per_second = 1e8 * static_cast<double>(prng.between(1, 16)),
-         .queue_bytes = 4096 * prng.between(4, 64), .storage = limits.storage});
+        {.name = device->name(),
+         .read_bytes_per_second = 1e8 * static_cast<double>(prng.between(1, 16)),
+         .queue_bytes = 4096 * prng.between(4, 64),
+         .storage = limits.storage});
     wiring.devices.push_back(device.get());
     // Too little for many parts at once: waiting for staging is part of the test.
     auto& staging = staging_.emplace_back(limits.in_place ? 0 : 4096 * prng.between(8, 24) + 4096);
@@ -122,7 +126,8 @@ void World::make_engine(Prng& prng) {
   const auto namespaces = static_cast<uint32_t>(prng.between(1, 3));
   for (uint32_t i = 0; i < namespaces; ++i) {
     const bool flat = prng.chance(0.3);
-    if (const auto added = engine_->add_namespace(random_geometry(prng, fmt::format("ns{}", i)), flat); added) {
+    if (const auto added = engine_->add_namespace(random_geometry(prng, fmt::format("ns{}", i)), flat);
+        added) {
       flat_.push_back(flat);
     } else {
       fail(added.error().message);
@@ -142,7 +147,8 @@ void World::fail(std::string what) {
 }
 
 bool World::all_done() const {
-  return engine_->is_idle() && std::ranges::all_of(actors_, [](const auto& actor) { return actor->is_done(); });
+  return engine_->is_idle() &&
+         std::ranges::all_of(actors_, [](const auto& actor) { return actor->is_done(); });
 }
 
 void World::free_stuck_requests() {
@@ -193,7 +199,8 @@ void World::check_home() {
   if (usage.retired_blocks != 0) fail("retired blocks are still held");
   if (!options_.faults) {
     const EngineCounters& counters = engine_->counters();
-    if (counters.checksum_errors + counters.io_errors + counters.short_ios != 0) fail("errors without faults");
+    if (counters.checksum_errors + counters.io_errors + counters.short_ios != 0)
+      fail("errors without faults");
   }
 }
 

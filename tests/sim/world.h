@@ -22,7 +22,7 @@ class Actor;
 
 struct WorldOptions {
   uint64_t seed = 1;
-  bool faults = false;       // devices fail, are short, corrupt, late or stuck
+  bool faults = false;  // devices fail, are short, corrupt, late or stuck
   uint32_t actors = 3;
   uint32_t jobs_per_actor = 40;
 };
