@@ -22,15 +22,14 @@ constexpr double latency_of_ideal_max = 0.01;
 // A pool of simulated drives in virtual time, and one consumer. No byte is kept or moved.
 class SimulatedPool {
  public:
-  SimulatedPool(const SimulatedMix& mix, uint32_t blocks, double ideal_seconds);
+  SimulatedPool(const SimulatedMix& mix, uint32_t blocks);
 
   void store(uint32_t document);
   // All documents at once; returns the virtual time.
   [[nodiscard]] Nanos retrieve(uint32_t documents);
 
  private:
-  void make_devices(const SimulatedMix& mix, double ideal_seconds, EngineOptions& options,
-                    Engine::Wiring& wiring);
+  void make_devices(const SimulatedMix& mix, EngineOptions& options, Engine::Wiring& wiring);
   void open_catalog(const SimulatedMix& mix);
   void lay_out(const SimulatedMix& mix);
   void submit(Op op, uint32_t document);
@@ -49,11 +48,10 @@ class SimulatedPool {
   std::vector<std::byte> data_;
 };
 
-SimulatedPool::SimulatedPool(const SimulatedMix& mix, uint32_t blocks, double ideal_seconds)
-    : blocks_(blocks) {
+SimulatedPool::SimulatedPool(const SimulatedMix& mix, uint32_t blocks) : blocks_(blocks) {
   EngineOptions options;
   Engine::Wiring wiring{.clock = &clock_};
-  make_devices(mix, ideal_seconds, options, wiring);
+  make_devices(mix, options, wiring);
   open_catalog(mix);
   transfer_ = std::make_unique<SimTransfer>(
       clock_, SimTransferOptions{.workers = 1,
@@ -76,8 +74,7 @@ SimulatedPool::SimulatedPool(const SimulatedMix& mix, uint32_t blocks, double id
   lay_out(mix);
 }
 
-void SimulatedPool::make_devices(const SimulatedMix& mix, double ideal_seconds, EngineOptions& options,
-                                 Engine::Wiring& wiring) {
+void SimulatedPool::make_devices(const SimulatedMix& mix, EngineOptions& options, Engine::Wiring& wiring) {
   constexpr uint64_t staging_each = 256ULL * segment_bytes;
   const size_t count = mix.device_bytes_per_second.size();
   Prng prng(mix.seed);
@@ -86,7 +83,7 @@ void SimulatedPool::make_devices(const SimulatedMix& mix, double ideal_seconds, 
   std::byte* staging = staging_.get() + (4096 - reinterpret_cast<uintptr_t>(staging_.get()) % 4096) % 4096;
   for (size_t i = 0; i < count; ++i) {
     const double rate = mix.device_bytes_per_second[i];
-    const double latency_s = ideal_seconds * latency_of_ideal_max * prng.unit();
+    const double latency_s = std::chrono::duration<double>(mix.device_latency[i]).count();
     devices_.push_back(std::make_unique<SimDevice>(
         clock_,
         SimDeviceOptions{
@@ -94,7 +91,7 @@ void SimulatedPool::make_devices(const SimulatedMix& mix, double ideal_seconds, 
             .size_bytes = uint64_t{mix.concurrency} * blocks_ * layers * segment_bytes * 2 + (1ULL << 30),
             .read_bytes_per_second = rate,
             .write_bytes_per_second = rate,
-            .latency = std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(latency_s)),
+            .latency = mix.device_latency[i],
             .queue_depth_max = 512,
             .keeps_bytes = false,
             .seed = prng.next()}));
@@ -176,7 +173,8 @@ Nanos SimulatedPool::retrieve(uint32_t documents) {
 
 SimulatedMix simulate_mix(uint64_t seed, uint32_t concurrency, uint32_t segments_on_slowest) {
   Prng prng(seed);
-  SimulatedMix mix{.seed = seed, .concurrency = concurrency, .device_bytes_per_second = {}};
+  SimulatedMix mix{
+      .seed = seed, .concurrency = concurrency, .device_bytes_per_second = {}, .device_latency = {}};
   const uint64_t count = prng.between(2, 8);
   for (uint64_t i = 0; i < count; ++i) {
     // Ratios spread evenly over 1 to 16 in their logarithm.
@@ -190,29 +188,74 @@ SimulatedMix simulate_mix(uint64_t seed, uint32_t concurrency, uint32_t segments
   mix.segments = blocks * layers;
   const double limit = mix.link_bytes_per_second > 0 ? std::min(mix.link_bytes_per_second, sum) : sum;
   const double ideal = static_cast<double>(mix.segments) * segment_bytes * concurrency / limit;
-  SimulatedPool pool(mix, blocks, ideal);
+  for (uint64_t i = 0; i < count; ++i) {
+    const std::chrono::duration<double> latency(ideal * latency_of_ideal_max * prng.unit());
+    mix.device_latency.push_back(std::chrono::duration_cast<Nanos>(latency));
+  }
+  SimulatedPool pool(mix, blocks);
   for (uint32_t i = 0; i < concurrency; ++i) pool.store(i);
   mix.fraction = ideal / std::chrono::duration<double>(pool.retrieve(concurrency)).count();
   return mix;
 }
 
-SimulateResult simulate(const SimulateOptions& options) {
-  SimulateResult result;
+SimulateResult simulate(const SimulateOptions& options, const std::function<void(uint32_t)>& progress) {
+  SimulateResult result{.mixes = options.mixes, .worst = {}};
   std::vector<double> fractions;
   for (uint32_t i = 0; i < options.mixes; ++i) {
     for (const uint32_t concurrency : {1U, 16U}) {
-      const SimulatedMix mix = simulate_mix(options.seed + i, concurrency, options.segments_on_slowest);
+      SimulatedMix mix = simulate_mix(options.seed + i, concurrency, options.segments_on_slowest);
       fractions.push_back(mix.fraction);
+      if (mix.fraction < fraction_bar) ++result.below_bar;
       if (mix.fraction < result.fraction_worst) {
         result.fraction_worst = mix.fraction;
-        result.worst = mix;
+        result.worst = std::move(mix);
       }
     }
+    if (progress) progress(i + 1);
   }
-  result.mixes = options.mixes;
   std::ranges::sort(fractions);
-  if (!fractions.empty()) result.fraction_median = fractions[fractions.size() / 2];
+  result.fraction_p1 = fractions[fractions.size() / 100];
+  result.fraction_p10 = fractions[fractions.size() / 10];
+  result.fraction_median = fractions[fractions.size() / 2];
   return result;
+}
+
+nlohmann::ordered_json simulate_json(const SimulateResult& result) {
+  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < result.worst.device_bytes_per_second.size(); ++i) {
+    devices.push_back(
+        {{"bytes_per_second", result.worst.device_bytes_per_second[i]},
+         {"latency_us", std::chrono::duration<double, std::micro>(result.worst.device_latency[i]).count()}});
+  }
+  return {{"mixes", result.mixes},
+          {"fraction_worst", result.fraction_worst},
+          {"fraction_p1", result.fraction_p1},
+          {"fraction_p10", result.fraction_p10},
+          {"fraction_median", result.fraction_median},
+          {"below_bar", result.below_bar},
+          {"worst",
+           {{"seed", result.worst.seed},
+            {"concurrency", result.worst.concurrency},
+            {"segments", result.worst.segments},
+            {"link_bytes_per_second", result.worst.link_bytes_per_second},
+            {"devices", devices}}}};
+}
+
+std::string simulate_table(const SimulateResult& result) {
+  const SimulatedMix& worst = result.worst;
+  std::string text = fmt::format(
+      "{} mixes of devices, each with 1 and with 16 retrieves at once; of min(link, sum of the devices):\n"
+      "  worst {:.4f}   p1 {:.4f}   p10 {:.4f}   median {:.4f}   below {:.2f}: {} of {}\n"
+      "worst: seed {}, concurrency {}, {} segments a retrieve, link {}\n",
+      result.mixes, result.fraction_worst, result.fraction_p1, result.fraction_p10, result.fraction_median,
+      fraction_bar, result.below_bar, 2 * result.mixes, worst.seed, worst.concurrency, worst.segments,
+      worst.link_bytes_per_second > 0 ? fmt::format("{:.2f} GB/s", worst.link_bytes_per_second / 1e9)
+                                      : std::string("does not bound"));
+  for (size_t i = 0; i < worst.device_bytes_per_second.size(); ++i) {
+    text += fmt::format("  {:6.2f} GB/s, {:8.1f} us\n", worst.device_bytes_per_second[i] / 1e9,
+                        std::chrono::duration<double, std::micro>(worst.device_latency[i]).count());
+  }
+  return text;
 }
 
 }  // namespace kvpool::bench

@@ -1,0 +1,111 @@
+#include "engine/device_queue.h"
+
+#include <gtest/gtest.h>
+
+#include "io/test_device.h"
+
+namespace kvpool {
+namespace {
+
+constexpr uint32_t segment_bytes = 4096;
+constexpr uint32_t columns = 4;
+
+class DeviceQueueTest : public testing::Test {
+ protected:
+  using Kind = DeviceQueue::Kind;
+
+  DeviceQueueTest()
+      : device_(true, 64), table_(8, 1024, 256), queue_(DeviceId(0), device_, table_, {}, {.name = "test"}) {}
+
+  Ticket& add_ticket(uint32_t blocks) {
+    Ticket& ticket = *table_.take();
+    ticket.op = Op::retrieve;
+    ticket.geometry = &geometry_;
+    ticket.columns = columns;
+    ticket.blocks = blocks;
+    ticket.urgent_at = ticket.deadline = never;
+    return ticket;
+  }
+  // Layer by layer, as a retrieve does.
+  void enqueue_all(Ticket& ticket) {
+    for (uint32_t column = 0; column < columns; ++column) {
+      for (uint32_t block = 0; block < ticket.blocks; ++block) {
+        const PartHandle handle = table_.handle(ticket, column, block);
+        table_.part(handle) = {.device = DeviceId(0)};
+        queue_.enqueue(ticket, handle);
+      }
+    }
+  }
+  // Takes the next part; returns whose it was.
+  Ticket* take_next(Nanos now = Nanos{0}) {
+    Ticket* ticket = queue_.pick(Kind::read, now);
+    if (ticket != nullptr) taken_.push_back(queue_.take(*ticket, now));
+    return ticket;
+  }
+
+  Geometry geometry_{.name = "test", .segment_bytes = std::vector<uint32_t>(columns, segment_bytes)};
+  TestDevice device_;
+  TicketTable table_;
+  DeviceQueue queue_;
+  std::vector<PartHandle> taken_;
+};
+
+TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
+  Ticket& large = add_ticket(200);
+  enqueue_all(large);
+  for (int i = 0; i < 300; ++i) ASSERT_EQ(take_next(), &large);
+  Ticket& small = add_ticket(2);  // eight parts
+  enqueue_all(small);
+  int small_parts = 0;
+  for (int i = 0; i < 8; ++i) small_parts += take_next() == &small ? 1 : 0;
+  EXPECT_EQ(small_parts, 4);
+  for (int i = 0; i < 8; ++i) small_parts += take_next() == &small ? 1 : 0;
+  EXPECT_EQ(small_parts, 8);
+}
+
+TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
+  Ticket& patient = add_ticket(1);
+  Ticket& late = add_ticket(1);
+  Ticket& early = add_ticket(1);
+  for (Ticket* ticket : {&patient, &late, &early}) enqueue_all(*ticket);
+  late.deadline = Nanos(300);
+  late.urgent_at = Nanos(100);
+  early.deadline = Nanos(200);
+  early.urgent_at = Nanos(150);
+  EXPECT_EQ(queue_.pick(Kind::read, Nanos(99)), &patient);
+  for (uint32_t i = 0; i < 2; ++i) EXPECT_EQ(take_next(Nanos(149)), &late);
+  for (uint32_t i = 0; i < columns; ++i) EXPECT_EQ(take_next(Nanos(150)), &early);
+  for (uint32_t i = 0; i < 2; ++i) EXPECT_EQ(take_next(Nanos(150)), &late);
+  for (uint32_t i = 0; i < columns; ++i) EXPECT_EQ(take_next(Nanos(150)), &patient);
+  EXPECT_EQ(take_next(Nanos(150)), nullptr);
+}
+
+TEST_F(DeviceQueueTest, DropTakesTheLaterBlocksAndKeepsTheOrderOfTheRest) {
+  Ticket& ticket = add_ticket(5);
+  enqueue_all(ticket);
+  queue_.drop(ticket, 2);
+  EXPECT_EQ(queue_.queued_bytes(), 2 * columns * segment_bytes);
+  EXPECT_EQ(table_.part(table_.handle(ticket, 0, 2)).state, PartState::idle);
+  while (take_next() != nullptr) {
+  }
+  std::vector<PartHandle> expected;
+  for (uint32_t column = 0; column < columns; ++column) {
+    for (uint32_t block = 0; block < 2; ++block) expected.push_back(table_.handle(ticket, column, block));
+  }
+  EXPECT_EQ(taken_, expected);
+}
+
+TEST_F(DeviceQueueTest, DroppingAllTakesTheTicketOffTheDevice) {
+  Ticket& gone = add_ticket(2);
+  Ticket& stays = add_ticket(2);
+  enqueue_all(gone);
+  enqueue_all(stays);
+  queue_.drop(gone, 0);
+  EXPECT_EQ(queue_.pick(Kind::read, Nanos(0)), &stays);
+  queue_.drop(stays, 0);
+  EXPECT_FALSE(queue_.has_queued(Kind::read));
+  EXPECT_EQ(queue_.queued_bytes(), 0U);
+}
+
+}  // namespace
+}  // namespace kvpool

@@ -1,0 +1,155 @@
+#include "engine/engine.h"
+
+#include "engine/engine_fixture.h"
+
+namespace kvpool {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+Geometry uniform(uint32_t segments) {
+  return {.name = "test", .segment_bytes = std::vector<uint32_t>(segments, 4096)};
+}
+
+SimDeviceOptions drive(double bytes_per_second = 1e9, Nanos latency = microseconds(100)) {
+  return {.name = "drive",
+          .size_bytes = 16 << 20,
+          .read_bytes_per_second = bytes_per_second,
+          .write_bytes_per_second = bytes_per_second,
+          .latency = latency};
+}
+
+SimDeviceOptions host_memory() {
+  SimDeviceOptions options = drive(1e10, microseconds(1));
+  options.name = "memory";
+  options.in_place = true;
+  options.storage = false;
+  return options;
+}
+
+class EngineTest : public EngineFixture {};
+
+TEST_F(EngineTest, AResultComesAtItsDeadlineAndTheReleaseWhenTheDeviceIsDone) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive(1e9, milliseconds(10))}, .shares = {1}}, uniform(4)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 2));
+  Submission retrieve = message(Op::retrieve, 0, 2);
+  retrieve.timeout_ns = 3'000'007;
+  const Nanos sent_at = clock.now();
+  const uint16_t slot = send(retrieve);
+  EXPECT_EQ(finish(slot).code, Errc::timed_out);
+  EXPECT_EQ(ends(slot).result_at, sent_at + Nanos(3'000'007));
+  EXPECT_GE(*ends(slot).released_at, sent_at + milliseconds(10));
+  EXPECT_EQ(engine->counters().timed_out_requests, 1);
+  EXPECT_EQ(engine->staging_used_bytes(), 0);
+}
+
+TEST_F(EngineTest, ARequestBeyondTheTicketsIsBusyAndTheNextOneIsServed) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive()}, .shares = {1}, .tickets_max = 2}, uniform(2)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 4));
+  std::array<uint16_t, 3> slots;
+  for (uint16_t& slot : slots) slot = send(message(Op::retrieve, 0, 4));
+  step();
+  ASSERT_TRUE(ends(slots[2]).result.has_value());
+  EXPECT_EQ(ends(slots[2]).result->code, Errc::busy);
+  EXPECT_TRUE(ends(slots[2]).released_at.has_value());
+  EXPECT_FALSE(ends(slots[0]).result.has_value());
+  EXPECT_EQ(engine->counters().busy_requests, 1);
+  EXPECT_EQ(finish(slots[0]).code, Errc::ok);
+  EXPECT_EQ(finish(slots[1]).code, Errc::ok);
+  EXPECT_EQ(finish(send(message(Op::retrieve, 0, 4))).blocks, 4);
+  EXPECT_EQ(engine->pins().in_use(), 0);
+}
+
+TEST_F(EngineTest, WritesGiveWayToReadsButAreNotStarved) {
+  ASSERT_NO_FATAL_FAILURE(open(
+      {.devices = {drive()}, .shares = {1}, .window_bytes = 4 * 4096, .verify = Verify::none}, uniform(8)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 40));
+  const uint16_t reading = send(message(Op::retrieve, 0, 40));
+  step();
+  write_payload(1, 8);
+  const uint16_t writing = send(message(Op::store, 1, 8));
+  devices[0]->kinds.clear();
+  finish(reading);
+  const std::vector<IoKind> kinds = devices[0]->kinds;
+  const auto last_read = std::ranges::find(kinds.rbegin(), kinds.rend(), IoKind::read).base();
+  uint32_t reads = DeviceQueue::reads_per_write;
+  uint32_t writes = 0;
+  for (auto it = kinds.begin(); it != last_read; ++it) {
+    if (*it == IoKind::read) {
+      ++reads;
+      continue;
+    }
+    EXPECT_GE(reads, DeviceQueue::reads_per_write);
+    reads = 0;
+    ++writes;
+  }
+  // 320 reads: a turn for a write after each eight, two turns a write (to be prepared, to be sent).
+  EXPECT_GE(writes, 15);
+  EXPECT_EQ(finish(writing).blocks, 8);
+}
+
+// As GPT-OSS: every other layer is a window, of which the last block's alone is loaded.
+TEST_F(EngineTest, AfterACutTheWindowsOfTheBlockThatIsNowTheLastAreLoaded) {
+  Geometry geometry = uniform(4);
+  geometry.window = {true, false, true, false};
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive(), drive()}, .shares = {0.5, 0.5}}, geometry));
+  ASSERT_NO_FATAL_FAILURE(store(0, 6));
+  const BlockId bad = catalog->find(NamespaceId(0), key(0, 3));
+  ASSERT_NE(bad, no_block);
+  std::array<Place, segments_max> places;
+  catalog->pin(bad);
+  catalog->places(bad, 0, places);
+  catalog->unpin(bad);
+  media[places[1].device.value]->bytes()[places[1].offset.value + 100] ^= std::byte{4};
+  wipe();
+  const Completion done = finish(send(message(Op::retrieve, 0, 6)));
+  EXPECT_EQ(done.code, Errc::miss);
+  EXPECT_EQ(done.blocks, 3);
+  EXPECT_EQ(done.segments, 4);
+  EXPECT_EQ(done.bytes, (3 * 2 + 2) * segment_bytes);
+  for (uint32_t block = 0; block < 3; ++block) {
+    EXPECT_TRUE(is_right(0, block, 1) && is_right(0, block, 3)) << block;
+  }
+  EXPECT_TRUE(is_right(0, 2, 0) && is_right(0, 2, 2));
+  EXPECT_EQ(engine->counters().checksum_errors, 1);
+  EXPECT_EQ(catalog->find(NamespaceId(0), key(0, 3)), no_block);
+  EXPECT_EQ(catalog->find(NamespaceId(0), key(0, 5)), no_block);
+  EXPECT_NE(catalog->find(NamespaceId(0), key(0, 2)), no_block);
+}
+
+TEST_F(EngineTest, AStageWhoseDriveFailsKeepsWhatCameBeforeAndGivesTheRestBack) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {host_memory(), drive()}, .shares = {0.25, 0.75}}, uniform(4)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 6));
+  const uint64_t used = catalog->usage().device_used_bytes[0];
+  Submission stage = message(Op::stage, 0, 6);
+  stage.pin = pin(0, 6);
+  ASSERT_NE(stage.pin.value, 0);
+  faults[1]->script(IoKind::read, 10, Fault::fail);
+  const Completion done = finish(send(stage));
+  EXPECT_EQ(done.code, Errc::miss);
+  EXPECT_GT(done.blocks, 0);
+  EXPECT_LT(done.blocks, 6);
+  EXPECT_EQ(engine->counters().io_errors, 1);
+  catalog->check();
+  // What was staged is read from memory alone; the bad block is gone.
+  wipe();
+  const uint64_t drive_reads = engine->device_counters(DeviceId(1)).reads;
+  const Completion read = finish(send(message(Op::retrieve, 0, 6)));
+  EXPECT_EQ(read.blocks, done.blocks);
+  EXPECT_EQ(engine->device_counters(DeviceId(1)).reads, drive_reads);
+  for (uint32_t s = 0; s < 4; ++s) EXPECT_TRUE(is_right(0, done.blocks - 1, s));
+  Submission unpin;
+  unpin.op = Op::unpin;
+  unpin.pin = stage.pin;
+  EXPECT_EQ(finish(send(unpin)).code, Errc::ok);
+  Submission remove = message(Op::remove, 0, 1);
+  EXPECT_EQ(finish(send(remove)).blocks, done.blocks);
+  EXPECT_GT(used, 0);
+  EXPECT_EQ(catalog->usage().device_used_bytes[0], 0);
+  EXPECT_EQ(catalog->usage().device_used_bytes[1], 0);
+  catalog->check();
+}
+
+}  // namespace
+}  // namespace kvpool
