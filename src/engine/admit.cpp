@@ -33,13 +33,12 @@ bool Engine::take_submissions() {
     Submission message;
     for (uint32_t i = 0; i < submissions_per_step && port->channel.submissions.pop(message); ++i) {
       worked = true;
-      if (port->closing) continue;
       // Two completions a slot have room as long as the consumer keeps to its slots.
       if (port->channel.completions.room() < 2 * (port->tickets + 1)) {
         log_warn("consumer '{}' sends requests and takes no completions: it is closed", port->name);
         ++counters_.invalid_requests;
         close(*port);
-        continue;
+        break;
       }
       admit(*port, message);
     }
@@ -49,6 +48,7 @@ bool Engine::take_submissions() {
 
 void Engine::admit(ConsumerPort& port, const Submission& message) {
   if (message.op == Op::cancel) return admit_cancel(port, message);
+  if (port.closing) return answer(port, message, {.code = Errc::closed});
   if (message.slot >= slots_max || port.slots_in_use.test(message.slot)) {
     ++counters_.invalid_requests;  // a consumer that breaks the slot rule cannot be answered either
     return;

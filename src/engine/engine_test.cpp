@@ -37,10 +37,14 @@ TEST_F(EngineTest, AResultComesAtItsDeadlineAndTheReleaseWhenTheDeviceIsDone) {
   retrieve.timeout_ns = 3'000'007;
   const Nanos sent_at = clock.now();
   const uint16_t slot = send(retrieve);
+  retrieve.timeout_ns = 2'000'003;
+  const uint16_t earlier = send(retrieve);
   EXPECT_EQ(finish(slot).code, Errc::timed_out);
   EXPECT_EQ(ends(slot).result_at, sent_at + Nanos(3'000'007));
+  EXPECT_EQ(ends(earlier).result_at, sent_at + Nanos(2'000'003));
   EXPECT_GE(*ends(slot).released_at, sent_at + milliseconds(10));
-  EXPECT_EQ(engine->counters().timed_out_requests, 1);
+  EXPECT_EQ(finish(earlier).code, Errc::timed_out);
+  EXPECT_EQ(engine->counters().timed_out_requests, 2);
   EXPECT_EQ(engine->staging_used_bytes(), 0);
 }
 
@@ -131,6 +135,15 @@ TEST_F(EngineTest, AStageWhoseDriveFailsKeepsWhatCameBeforeAndGivesTheRestBack) 
   EXPECT_GT(done.blocks, 0);
   EXPECT_LT(done.blocks, 6);
   EXPECT_EQ(engine->counters().io_errors, 1);
+  // Memory holds what was staged and nothing for the rest, though all is pinned still.
+  uint64_t staged = 0;
+  std::array<Place, segments_max> places;
+  for (uint32_t block = 0; block < done.blocks; ++block) {
+    catalog->places(catalog->find(NamespaceId(0), key(0, block)), 0, places);
+    staged += static_cast<uint64_t>(std::count_if(places.begin(), places.begin() + segments,
+                                                  [](const Place& p) { return p.device == DeviceId(1); }));
+  }
+  EXPECT_EQ(catalog->usage().device_used_bytes[0], used + staged * segment_bytes);
   catalog->check();
   // What was staged is read from memory alone; the bad block is gone.
   wipe();
