@@ -86,7 +86,7 @@ KVPOOL_API kvpool_status kvpool_close(kvpool_pool* pool, uint64_t timeout_us, kv
 /* What makes two caches interchangeable, and the shape of its blocks. */
 typedef struct kvpool_geometry {
   size_t struct_size;
-  const char* name; /* model, revision, dtype, layout, rank, salt: whatever must not be mixed */
+  const char* name; /* 1 to 512 bytes: model, revision, dtype, layout, rank, salt, what must not be mixed */
   uint32_t block_tokens;
   uint32_t segments;             /* segments of a block, layers as a rule */
   const uint32_t* segment_bytes; /* [segments] */

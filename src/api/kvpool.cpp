@@ -122,7 +122,15 @@ kvpool_status kvpool_namespace_open(kvpool_pool* pool, const kvpool_geometry* ge
       return bad("kvpool_namespace_open: bad arguments", error);
     }
     kvpool::Geometry shape;
-    shape.name.assign(known.name, strnlen(known.name, longest_name_bytes));
+    // Never cut: two names that share their beginning are two namespaces.
+    const size_t name_bytes = strnlen(known.name, longest_name_bytes + 1);
+    if (name_bytes == 0 || name_bytes > longest_name_bytes) {
+      return bad(fmt::format("a namespace's name is empty or too long; 1 to {} bytes are allowed",
+                             longest_name_bytes)
+                     .c_str(),
+                 error);
+    }
+    shape.name.assign(known.name, name_bytes);
     shape.block_tokens = known.block_tokens;
     if (known.segments > kvpool::segments_max) {
       return bad(fmt::format("namespace '{}': {} segments; at most {} are allowed", shape.name,
