@@ -26,8 +26,8 @@
 
 namespace kvpool {
 
-// Bytes that are with the transfer at once: enough to keep it busy, little enough that their order can still be
-// chosen.
+// Bytes that are with the transfer at once: enough to keep it busy, little enough that their order can still
+// be chosen.
 inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
 
 struct DeviceCounters {
