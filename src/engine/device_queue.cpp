@@ -108,7 +108,8 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 }
 
 bool DeviceQueue::may_issue(uint32_t bytes) const {
-  const uint64_t most = limits_.in_place ? window_bytes_ : 2 * window_bytes_;
+  const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes);
+  const uint64_t most = window_bytes_ + behind;
   return issued_bytes_ == 0 || issued_bytes_ + bytes <= most;
 }
 

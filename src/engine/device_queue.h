@@ -7,8 +7,9 @@
 // order.
 //
 // Bounds. The bytes on the device are bounded by `window_bytes`, just enough to reach its bandwidth, so that
-// an urgent read waits milliseconds at most; what is issued but not home, checksums and copies included, by
-// twice that. A part larger than the window goes alone.
+// an urgent read waits milliseconds at most. What waits for its copy or checksum, or is there, comes on top:
+// as much as keeps the transfer busy, so that slower devices' parts in the transfer cannot hold up a fast
+// one. A part larger than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
@@ -33,6 +34,9 @@ struct DeviceCounters {
   uint64_t errors = 0;
   Nanos busy{0};  // with at least one part issued
 };
+
+// With the transfer at once: enough to keep it busy, little enough that their order can still be chosen.
+inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
 
 class DeviceQueue {
  public:

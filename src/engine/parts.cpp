@@ -11,8 +11,6 @@
 namespace kvpool {
 namespace {
 
-// With the transfer at once: enough to keep it busy, little enough that their order can still be chosen.
-constexpr uint64_t transfer_window_bytes = 16ULL << 20;
 constexpr uint32_t transfers_min = 4;
 
 }  // namespace
@@ -20,9 +18,11 @@ constexpr uint32_t transfers_min = 4;
 bool Engine::pump(DeviceQueue& queue) {
   bool worked = false;
   while (queue.flush()) {
-    const bool write_turn =
-        !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
-    if (write_turn && (issue_prepared(queue) || issue_write(queue))) {
+    const bool reads_wait = queue.has_queued(DeviceQueue::Kind::read);
+    const bool write_turn = !reads_wait || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
+    // A turn that the device has no room for must not be spent on preparing one more write.
+    const bool prepares = !reads_wait || queue.prepared.empty();
+    if (write_turn && (issue_prepared(queue) || (prepares && issue_write(queue)))) {
       queue.reads_in_a_row = 0;
       worked = true;
       continue;
