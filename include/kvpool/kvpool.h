@@ -200,8 +200,9 @@ typedef struct kvpool_request {
   uint32_t blocks;
   uint32_t has_parent; /* chained namespaces: keys[0] follows `parent`; 0: it is a root */
   kvpool_key parent;
-  const uint64_t* buffers; /* [blocks][segment_count] addresses made by kvpool_address(); in a window
-                              segment's column only the last block's is read, by a retrieve */
+  const uint64_t* buffers; /* [blocks][segment_count] addresses made by kvpool_address(). Of a window segment
+                              a retrieve fills one, the last block's; where a bad block shortens the run
+                              that is an earlier block's, so all of them must be valid. */
   uint32_t segment_first;  /* retrieve: segments [segment_first, segment_first + segment_count) */
   uint32_t segment_count;  /* 0: all of them */
   kvpool_pin pin;
@@ -218,8 +219,9 @@ KVPOOL_API kvpool_status kvpool_match(kvpool_consumer*, const kvpool_request*, k
 
 /* Brings blocks into buffers: those of a pin (pin, block_first, blocks; the pin must outlive the request or
  * be given along), or without a pin the longest stored run of keys. Result, by the deadline at the latest:
- * status, blocks (complete in all segments asked for; those before a bad one), bytes. Release: the pool is
- * done with keys and buffers. */
+ * status, and what is complete: the leading `segments` segments asked for of the leading `blocks` blocks,
+ * `bytes` in all. OK: everything. MISS: all segments, of fewer blocks. TIMED_OUT, CANCELLED: perhaps fewer
+ * segments. Release: the pool is done with keys and buffers. */
 KVPOOL_API kvpool_status kvpool_retrieve(kvpool_consumer*, const kvpool_request*, kvpool_ticket*);
 
 /* Stores blocks that follow each other; those already stored count as stored. Reads ns, keys, blocks, parent,
@@ -253,7 +255,8 @@ typedef struct kvpool_completion {
   uint32_t kind;  /* KVPOOL_RESULT, then KVPOOL_RELEASE */
   int32_t status; /* kvpool_status */
   uint32_t blocks;
-  uint32_t segments; /* of a retrieve: leading segments that are complete in all blocks counted */
+  uint32_t
+      segments; /* of a retrieve: leading segments of those asked for that are complete in `blocks` blocks */
   uint64_t bytes;
   kvpool_pin pin;
   uint64_t estimate_us;
@@ -270,8 +273,9 @@ KVPOOL_API void kvpool_wait(kvpool_consumer*, uint64_t timeout_us);
 KVPOOL_API int kvpool_event_fd(kvpool_consumer*);
 KVPOOL_API int kvpool_arm(kvpool_consumer*);
 
-/* Of a retrieve under way: how many leading segments of those asked for are complete in every block that is
- * still promised. Only grows. Costs one load. */
+/* Of a retrieve under way: how many leading segments of those asked for are complete in every block that was
+ * promised when they became so; a window segment, in the last of these. Only grows; the result has the last
+ * word when a bad block has shortened the run. Costs one load. */
 KVPOOL_API uint32_t kvpool_progress(kvpool_consumer*, kvpool_ticket ticket);
 
 #ifdef __cplusplus

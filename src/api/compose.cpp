@@ -100,14 +100,15 @@ class RealDeviceSet final : public DeviceSet {
       case DeviceKind::memory:
         return std::make_unique<MemoryDevice>(wanted.name, memory);
       case DeviceKind::null:
-        return std::make_unique<NullDevice>(wanted.name, wanted.size_bytes);
+        return std::make_unique<NullDevice>(wanted.name, wanted.size_bytes, wanted.queue_depth);
       case DeviceKind::sim:
         return std::make_unique<SimDevice>(
             clock, SimDeviceOptions{.name = wanted.name,
                                     .size_bytes = wanted.size_bytes,
                                     .read_bytes_per_second = wanted.sim_read_bytes_per_second,
                                     .write_bytes_per_second = wanted.sim_write_bytes_per_second,
-                                    .latency = wanted.sim_latency});
+                                    .latency = wanted.sim_latency,
+                                    .queue_depth_max = wanted.queue_depth});
       case DeviceKind::file:
         break;
     }
@@ -188,6 +189,7 @@ Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<De
     (limits.in_place ? has_memory : has_storage) = true;
   }
   options.blocks_max = blocks_that_fit(config);
+  if (config.namespaces.empty()) options.segments_max = segments_max;
   for (const NamespaceConfig& ns : config.namespaces) {
     options.segments_max = std::max(options.segments_max, ns.geometry.segments());
   }

@@ -98,8 +98,14 @@ kvpool_status kvpool_close(kvpool_pool* pool, uint64_t timeout_us, kvpool_error*
   return guarded(error, [&] {
     if (pool == nullptr) return KVPOOL_OK;
     const auto until = after(timeout_us);
-    while (!pool->consumers.empty()) {
-      const kvpool_status status = close_consumer(pool->consumers.back(), until, error);
+    for (;;) {
+      kvpool_consumer* consumer = nullptr;
+      {
+        const std::lock_guard lock(pool->mutex);
+        if (!pool->consumers.empty()) consumer = pool->consumers.back();
+      }
+      if (consumer == nullptr) break;
+      const kvpool_status status = close_consumer(consumer, until, error);
       if (status != KVPOOL_OK) return status;
     }
     delete pool;

@@ -16,6 +16,7 @@ BufferMemory::BufferMemory(std::span<std::byte> memory) : memory_(memory) {
 }
 
 std::span<std::byte> BufferMemory::take(uint64_t bytes) {
+  if (bytes > memory_.size()) return {};  // rounding up could wrap
   const uint64_t wanted =
       (bytes + buffer_alignment_bytes - 1) / buffer_alignment_bytes * buffer_alignment_bytes;
   for (const auto& [offset, size] : free_) {

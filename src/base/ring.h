@@ -32,6 +32,12 @@ class SpscRing {
     return true;
   }
 
+  // Producer only: how many pushes will succeed at least.
+  [[nodiscard]] uint32_t room() {
+    head_seen_ = head_.load(std::memory_order_acquire);
+    return capacity - (tail_.load(std::memory_order_relaxed) - head_seen_);
+  }
+
   // Consumer only. False when empty.
   [[nodiscard]] bool pop(T& message) {
     const uint32_t head = head_.load(std::memory_order_relaxed);

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <bit>
 #include <filesystem>
 #include <set>
 
@@ -11,6 +12,8 @@ namespace kvpool {
 namespace {
 
 constexpr size_t namespaces_max = 1024;
+// A segment under way is known by 32 bits.
+constexpr uint64_t parts_max = UINT32_MAX;
 
 std::string normal(const std::string& path) {
   return std::filesystem::path(path).lexically_normal().string();
@@ -86,6 +89,14 @@ void check_namespaces(const Config& config, Problems& problems) {
 
 void check_limits(const Config& config, Problems& problems) {
   check_keys(limits_keys(), config.limits, "limits", problems);
+  const uint64_t parts = config.limits.tickets * std::bit_ceil(uint64_t{config.limits.segments_per_request});
+  if (parts > parts_max) {
+    problems.push_back(
+        {"limits.segments_per_request",
+         fmt::format("with {} tickets that is {} segments under way, the power of two above it counting",
+                     config.limits.tickets, parts),
+         fmt::format("at most {} over all tickets", parts_max), 0});
+  }
   for (const NamespaceConfig& ns : config.namespaces) {
     if (ns.geometry.segments() <= config.limits.segments_per_request) continue;
     problems.push_back({"limits.segments_per_request",

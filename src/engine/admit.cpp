@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/assert.h"
+#include "base/log.h"
 #include "engine/engine.h"
 
 namespace kvpool {
@@ -32,7 +33,14 @@ bool Engine::take_submissions() {
     Submission message;
     for (uint32_t i = 0; i < submissions_per_step && port->channel.submissions.pop(message); ++i) {
       worked = true;
-      if (!port->closing) admit(*port, message);
+      // Two completions a slot have room as long as the consumer keeps to its slots.
+      if (port->channel.completions.room() < 2 * (port->tickets + 1)) {
+        log_warn("consumer '{}' sends requests and takes no completions: it is closed", port->name);
+        ++counters_.invalid_requests;
+        close(*port);
+        break;
+      }
+      admit(*port, message);
     }
   }
   return worked;
@@ -40,6 +48,7 @@ bool Engine::take_submissions() {
 
 void Engine::admit(ConsumerPort& port, const Submission& message) {
   if (message.op == Op::cancel) return admit_cancel(port, message);
+  if (port.closing) return answer(port, message, {.code = Errc::closed});
   if (message.slot >= slots_max || port.slots_in_use.test(message.slot)) {
     ++counters_.invalid_requests;  // a consumer that breaks the slot rule cannot be answered either
     return;
@@ -125,27 +134,40 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
   return ticket;
 }
 
-BlockId Engine::parent_of(const Submission& message) const {
-  if ((message.flags & flag_has_parent) == 0) return no_block;
-  return catalog_.find(message.ns, message.parent);
+// The message's keys, copied: what a consumer's memory holds may change while it is looked at.
+std::span<const BlockKey> Engine::keys_of(const ConsumerPort& port, const Submission& message) {
+  const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
+  std::copy_n(keys, message.blocks, keys_.begin());
+  return std::span(keys_).first(message.blocks);
+}
+
+// ok, or miss: nothing can follow a parent that is not there.
+Errc Engine::find_parent(const Submission& message, BlockId& parent) const {
+  parent = no_block;
+  if ((message.flags & flag_has_parent) == 0) return Errc::ok;
+  parent = catalog_.find(message.ns, message.parent);
+  return parent == no_block ? Errc::miss : Errc::ok;
 }
 
 void Engine::admit_match(ConsumerPort& port, const Submission& message) {
-  const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
-  const BlockId parent = parent_of(message);
-  if ((message.flags & flag_has_parent) != 0 && parent == no_block) {
-    return answer(port, message, {.code = Errc::miss});
-  }
+  const std::span<const BlockKey> keys = keys_of(port, message);
   Completion completion;
-  if ((message.flags & flag_pin) != 0) {
-    const PinRef ref = pins_.match(message.ns, parent, {keys, message.blocks}, completion.blocks);
-    if (ref) completion.pin = pins_.hold(ref, port.id);
-    if (completion.blocks > 0 && completion.pin.value == 0) {
-      ++counters_.busy_requests;
-      return answer(port, message, {.code = Errc::busy});
+  BlockId parent = no_block;
+  Errc code = find_parent(message, parent);
+  if (code == Errc::ok && (message.flags & flag_pin) != 0) {
+    PinRef ref;
+    code = pins_.match(message.ns, parent, keys, ref);
+    if (code == Errc::ok) {
+      completion.blocks = static_cast<uint32_t>(ref.blocks().size());
+      completion.pin = pins_.hold(ref, port.id);
+      if (completion.pin.value == 0) code = Errc::busy;
     }
-  } else {
-    completion.blocks = catalog_.match(message.ns, parent, {keys, message.blocks}, matched_);
+  } else if (code == Errc::ok) {
+    completion.blocks = catalog_.match(message.ns, parent, keys, matched_);
+  }
+  if (code == Errc::busy) {
+    ++counters_.busy_requests;
+    return answer(port, message, {.code = code});
   }
   completion.bytes = catalog_.geometry(message.ns).run_bytes(completion.blocks);
   completion.estimate_ns = static_cast<uint64_t>(estimate(completion.bytes).count());
@@ -153,25 +175,33 @@ void Engine::admit_match(ConsumerPort& port, const Submission& message) {
   answer(port, message, completion);
 }
 
-// The slowest device's share of the bytes behind what it already has to do, or the link's, whichever is
-// longer.
-Nanos Engine::estimate(uint64_t run_bytes) const {
+// Until the slowest device has delivered its bytes, or the link all of them.
+Nanos Engine::time_for(std::span<const double> device_bytes) const {
   double seconds = 0;
-  double all_bytes = static_cast<double>(run_bytes);
+  double sum = 0;
   for (size_t i = 0; i < queues_.size(); ++i) {
-    const auto queued = static_cast<double>(queues_[i].queued_bytes());
-    const double bytes = queued + options_.shares[i] * static_cast<double>(run_bytes);
-    all_bytes += queued;
-    if (queues_[i].bytes_per_second() > 0) seconds = std::max(seconds, bytes / queues_[i].bytes_per_second());
+    sum += device_bytes[i];
+    const double rate = queues_[i].bytes_per_second();
+    if (rate > 0) seconds = std::max(seconds, device_bytes[i] / rate);
   }
   const double link = options_.profile.link_bytes_per_second;
-  if (link > 0) seconds = std::max(seconds, all_bytes / link);
+  if (link > 0) seconds = std::max(seconds, sum / link);
   return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(seconds));
+}
+
+// Of a run whose segments are where they were planned, behind what the devices have to do already.
+Nanos Engine::estimate(uint64_t run_bytes) const {
+  std::array<double, devices_max> bytes{};
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    bytes[i] =
+        static_cast<double>(queues_[i].queued_bytes()) + options_.shares[i] * static_cast<double>(run_bytes);
+  }
+  return time_for(bytes);
 }
 
 // As estimate(), from where the segments really are.
 Nanos Engine::estimate_exactly(const PinRef& pin) {
-  std::array<uint64_t, devices_max> bytes{};
+  std::array<double, devices_max> bytes{};
   const Geometry& geometry = catalog_.geometry(pin.ns());
   const std::span<const BlockId> blocks = pin.blocks();
   for (const BlockId block : blocks) {
@@ -183,16 +213,8 @@ Nanos Engine::estimate_exactly(const PinRef& pin) {
       bytes[(second ? seconds_ : places_)[segment].device.value] += geometry.segment_bytes[segment];
     }
   }
-  double seconds = 0;
-  double all_bytes = 0;
-  for (size_t i = 0; i < queues_.size(); ++i) {
-    const auto total = static_cast<double>(queues_[i].queued_bytes() + bytes[i]);
-    all_bytes += total;
-    if (queues_[i].bytes_per_second() > 0) seconds = std::max(seconds, total / queues_[i].bytes_per_second());
-  }
-  const double link = options_.profile.link_bytes_per_second;
-  if (link > 0) seconds = std::max(seconds, all_bytes / link);
-  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(seconds));
+  for (size_t i = 0; i < queues_.size(); ++i) bytes[i] += static_cast<double>(queues_[i].queued_bytes());
+  return time_for(bytes);
 }
 
 void Engine::admit_estimate(ConsumerPort& port, const Submission& message) {
@@ -210,9 +232,8 @@ void Engine::admit_estimate(ConsumerPort& port, const Submission& message) {
 }
 
 void Engine::admit_remove(ConsumerPort& port, const Submission& message) {
-  const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
   uint32_t removed = 0;
-  for (uint32_t i = 0; i < message.blocks; ++i) removed += catalog_.remove(message.ns, keys[i]);
+  for (const BlockKey& key : keys_of(port, message)) removed += catalog_.remove(message.ns, key);
   answer(port, message, {.blocks = removed, .code = removed > 0 ? Errc::ok : Errc::miss});
 }
 

@@ -35,11 +35,11 @@ void DeviceQueue::enqueue(Ticket& ticket, PartHandle handle) {
   Lane& lane = ticket.lanes[id_.value];
   if (!lane.listed) {
     lane.listed = true;
-    lane.served = std::max(lane.served, virtual_time_);
-    lanes_[static_cast<size_t>(kind_of(ticket))].push_back(ticket.index);
+    const auto kind = static_cast<size_t>(kind_of(ticket));
+    lane.served = std::max(lane.served, virtual_time_[kind]);
+    lanes_[kind].push_back(ticket.index);
   }
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  lane.bytes += bytes;
   queued_bytes_ += bytes;
   table_->part(handle).state = PartState::queued;
   table_->push(lane.parts, handle);
@@ -66,7 +66,6 @@ void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
       continue;
     }
     const uint32_t bytes = aligned(position.bytes);
-    lane.bytes -= bytes;
     queued_bytes_ -= bytes;
     table_->part(handle).state = PartState::idle;
   }
@@ -95,9 +94,9 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   Lane& lane = ticket.lanes[id_.value];
   const PartHandle handle = table_->pop(lane.parts);
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  virtual_time_ = std::max(virtual_time_, lane.served);
+  uint64_t& virtual_time = virtual_time_[static_cast<size_t>(kind_of(ticket))];
+  virtual_time = std::max(virtual_time, lane.served);
   lane.served += bytes;
-  lane.bytes -= bytes;
   queued_bytes_ -= bytes;
   if (lane.parts.empty()) unlist(ticket);
   if (issued_bytes_ == 0) busy_since_ = now;
@@ -108,8 +107,8 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 }
 
 bool DeviceQueue::may_issue(uint32_t bytes) const {
-  const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes);
-  const uint64_t most = window_bytes_ + behind;
+  // What waits for its turn with the transfer must not keep the device from its own work.
+  const uint64_t most = limits_.in_place ? window_bytes_ : 2 * window_bytes_ + transfer_window_bytes;
   return issued_bytes_ == 0 || issued_bytes_ + bytes <= most;
 }
 

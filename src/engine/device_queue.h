@@ -7,9 +7,9 @@
 // order.
 //
 // Bounds. The bytes on the device are bounded by `window_bytes`, just enough to reach its bandwidth, so that
-// an urgent read waits milliseconds at most. What waits for its copy or checksum, or is there, comes on top:
-// as much as keeps the transfer busy, so that slower devices' parts in the transfer cannot hold up a fast
-// one. A part larger than the window goes alone.
+// an urgent read waits milliseconds at most; what is issued but not home, checksums and copies included, by
+// twice that and what the transfer has at once (in place, where the copy is all there is, by once). A part
+// larger than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
@@ -26,6 +26,10 @@
 
 namespace kvpool {
 
+// Bytes that are with the transfer at once: enough to keep it busy, little enough that their order can still be
+// chosen.
+inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
+
 struct DeviceCounters {
   uint64_t read_bytes = 0;
   uint64_t written_bytes = 0;
@@ -34,9 +38,6 @@ struct DeviceCounters {
   uint64_t errors = 0;
   Nanos busy{0};  // with at least one part issued
 };
-
-// With the transfer at once: enough to keep it busy, little enough that their order can still be chosen.
-inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
 
 class DeviceQueue {
  public:
@@ -126,7 +127,7 @@ class DeviceQueue {
   double bytes_per_second_;
   uint64_t window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
-  uint64_t virtual_time_ = 0;
+  uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind
   uint64_t queued_bytes_ = 0;
   uint64_t issued_bytes_ = 0;
   uint64_t device_bytes_ = 0;

@@ -24,10 +24,11 @@ Engine::Engine(const Wiring& wiring, EngineOptions options)
       transfer_(*wiring.transfer),
       options_(std::move(options)),
       placement_(options_.shares),
-      table_(options_.tickets_max, options_.segments_per_request_max, options_.blocks_per_request_max),
       pins_(catalog_, options_.pins_max, options_.tickets_max, options_.blocks_per_request_max),
+      table_(options_.tickets_max, options_.segments_per_request_max, options_.blocks_per_request_max),
       ports_(options_.consumers_max, nullptr),
-      matched_(options_.blocks_per_request_max) {
+      matched_(options_.blocks_per_request_max),
+      keys_(options_.blocks_per_request_max) {
   KVPOOL_ASSERT(wiring.devices.size() == options_.shares.size());
   KVPOOL_ASSERT(wiring.devices.size() == options_.profile.devices.size());
   queues_.reserve(wiring.devices.size());
@@ -57,7 +58,7 @@ bool Engine::step() {
   }
   for (DeviceQueue& queue : queues_) worked |= pump(queue);
   if (now_ >= next_look_) {
-    expire();
+    worked |= expire();
     watch();
     next_look_ = next_due();
   }
@@ -115,17 +116,31 @@ void Engine::close(ConsumerPort& port) {
   pins_.drop_all(port.id);
 }
 
-std::string Engine::outstanding() const {
+std::string Engine::outstanding() {
   std::string text;
   for (const Ticket& ticket : table_.all()) {
     if (ticket.state == Ticket::State::free) continue;
-    text += fmt::format("{} of consumer '{}': {} parts outstanding, {:.1f} s without progress; devices:",
-                        name_of(ticket.op), ticket.port->name, ticket.outstanding,
-                        std::chrono::duration<double>(now_ - ticket.progressed_at).count());
-    for (const DeviceQueue& queue : queues_) {
-      if (queue.issued_bytes() > 0) text += fmt::format(" {} ({} bytes)", queue.name(), queue.issued_bytes());
+    if (!text.empty()) text += "; ";
+    text += describe(ticket);
+  }
+  return text;
+}
+
+// For the log: walks all parts of the ticket.
+std::string Engine::describe(const Ticket& ticket) {
+  std::array<uint32_t, devices_max> held{};
+  for (uint32_t column = 0; column < ticket.columns; ++column) {
+    const uint32_t blocks = ticket.op == Op::retrieve ? ticket.blocks : ticket.reserved;
+    for (uint32_t block = 0; block < blocks; ++block) {
+      const Part& part = table_.part(table_.handle(ticket, column, block));
+      if (part.state == PartState::issued) ++held[part.device.value];
     }
-    text += '\n';
+  }
+  std::string text =
+      fmt::format("{} of consumer '{}', {:.1f} s without progress", name_of(ticket.op), ticket.port->name,
+                  std::chrono::duration<double>(now_ - ticket.progressed_at).count());
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (held[i] > 0) text += fmt::format(", device '{}' has {} parts of it", queues_[i].name(), held[i]);
   }
   return text;
 }
@@ -171,8 +186,17 @@ uint64_t Engine::staging_used_bytes() const {
 
 void Engine::post(ConsumerPort& port, const Completion& completion) {
   const bool has_room = port.channel.completions.push(completion);
-  KVPOOL_ASSERT(has_room);  // two a slot are reserved
+  KVPOOL_ASSERT(has_room ||
+                port.closing);  // two a slot are reserved; a consumer that broke that is being closed
   port.has_news = true;
+}
+
+// Leading columns that are complete in the promised blocks. Not always ticket.leading: windows that were
+// complete for a longer run are wanted again for a shorter one.
+uint32_t Engine::complete_columns(const Ticket& ticket) const {
+  uint32_t column = 0;
+  while (column < ticket.leading && ticket.left[column] == 0) ++column;
+  return column;
 }
 
 // The result goes out; from here on nothing more is issued for it.
@@ -182,12 +206,12 @@ void Engine::finish(Ticket& ticket, Errc code) {
   ticket.state = Ticket::State::ending;
   Completion completion{.user_data = ticket.user_data,
                         .blocks = ticket.op == Op::retrieve ? ticket.promised : ticket.committed,
-                        .segments = ticket.leading,
+                        .segments = ticket.op == Op::retrieve ? complete_columns(ticket) : 0,
                         .slot = ticket.slot,
                         .kind = CompletionKind::result,
                         .code = code};
   if (ticket.op == Op::retrieve) {
-    if (ticket.leading == 0) completion.blocks = 0;
+    if (completion.segments == 0) completion.blocks = 0;
     if (code == Errc::ok || code == Errc::miss) {
       counters_.retrieved_blocks += completion.blocks;
       for (uint32_t column = 0; column < ticket.columns && completion.blocks > 0; ++column) {
@@ -221,10 +245,14 @@ void Engine::release(Ticket& ticket) {
   table_.give_back(ticket);
 }
 
-void Engine::expire() {
+bool Engine::expire() {
+  bool worked = false;
   for (Ticket& ticket : table_.all()) {
-    if (ticket.state == Ticket::State::active && now_ >= ticket.deadline) finish(ticket, Errc::timed_out);
+    if (ticket.state != Ticket::State::active || now_ < ticket.deadline) continue;
+    finish(ticket, Errc::timed_out);
+    worked = true;
   }
+  return worked;
 }
 
 void Engine::watch() {
@@ -233,7 +261,7 @@ void Engine::watch() {
     if (now_ - ticket.progressed_at < options_.stall_warning) continue;
     ticket.stalled = true;
     ++counters_.stalled_tickets;
-    log_warn("stalled: {}", outstanding());
+    log_warn("stalled: {}", describe(ticket));
   }
 }
 

@@ -73,8 +73,8 @@ class Engine {
   // Cancels its tickets and drops its pins; port.drained is set, and the port forgotten, once all are
   // released.
   void close(ConsumerPort& port);
-  // One line a ticket that is under way: op, age, and the devices that still hold parts of it.
-  [[nodiscard]] std::string outstanding() const;
+  // Every ticket that is under way: what it is, how long without progress, which devices hold parts of it.
+  [[nodiscard]] std::string outstanding();
 
   // Refuses what the limits, the staging memory or the devices cannot carry.
   [[nodiscard]] Result<NamespaceId> add_namespace(const Geometry& geometry, bool flat);
@@ -94,21 +94,26 @@ class Engine {
   void admit(ConsumerPort& port, const Submission& message);
   Ticket* open_ticket(ConsumerPort& port, const Submission& message);
   [[nodiscard]] Errc check(const ConsumerPort& port, const Submission& message) const;
-  [[nodiscard]] BlockId parent_of(const Submission& message) const;
+  [[nodiscard]] std::span<const BlockKey> keys_of(const ConsumerPort& port, const Submission& message);
+  [[nodiscard]] Errc find_parent(const Submission& message, BlockId& parent) const;
   void admit_match(ConsumerPort& port, const Submission& message);
   void admit_estimate(ConsumerPort& port, const Submission& message);
   void admit_remove(ConsumerPort& port, const Submission& message);
   void admit_unpin(ConsumerPort& port, const Submission& message);
   void admit_cancel(ConsumerPort& port, const Submission& message);
   void answer(ConsumerPort& port, const Submission& message, Completion completion);
+  // REQUIRES: an entry for each device.
+  [[nodiscard]] Nanos time_for(std::span<const double> device_bytes) const;
   [[nodiscard]] Nanos estimate(uint64_t run_bytes) const;
   [[nodiscard]] Nanos estimate_exactly(const PinRef& pin);
 
   // ---- ends of a ticket (engine.cpp)
   void finish(Ticket& ticket, Errc code);
+  [[nodiscard]] uint32_t complete_columns(const Ticket& ticket) const;
   void release(Ticket& ticket);
   void post(ConsumerPort& port, const Completion& completion);
-  void expire();
+  [[nodiscard]] std::string describe(const Ticket& ticket);
+  bool expire();
   void watch();
   [[nodiscard]] Nanos next_due() const;
   void cut(Ticket& ticket, uint32_t block, Errc code);
@@ -124,7 +129,7 @@ class Engine {
   void transfer(PartHandle handle);
   [[nodiscard]] DeviceQueue* next_to_transfer();
   bool flush_transfers();
-  [[nodiscard]] TransferJob job_for(PartHandle handle);
+  [[nodiscard]] TransferJob job_for(PartHandle handle, std::byte* consumer);
   void transferred(const TransferCompletion& completion);
   void home(PartHandle handle, Errc code);
   [[nodiscard]] bool verifies(const DeviceQueue& queue) const;
@@ -162,8 +167,8 @@ class Engine {
   Transfer& transfer_;
   EngineOptions options_;
   Placement placement_;
+  Pins pins_;  // outlives the tickets, which refer to it
   TicketTable table_;
-  Pins pins_;
   std::vector<DeviceQueue> queues_;
   std::vector<ConsumerPort*> ports_;  // by ConsumerId; null where free
   std::vector<bool> flat_;            // by NamespaceId
@@ -181,6 +186,7 @@ class Engine {
   std::array<bool, segments_max> wanted_{};    // scratch
   std::array<uint64_t, segments_max> sums_{};  // scratch
   std::vector<BlockId> matched_;               // scratch, [blocks_per_request_max]
+  std::vector<BlockKey> keys_;                 // scratch, [blocks_per_request_max]
 };
 
 }  // namespace kvpool

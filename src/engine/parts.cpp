@@ -11,6 +11,7 @@
 namespace kvpool {
 namespace {
 
+// With the transfer at least, whatever their size.
 constexpr uint32_t transfers_min = 4;
 
 }  // namespace
@@ -18,23 +19,26 @@ constexpr uint32_t transfers_min = 4;
 bool Engine::pump(DeviceQueue& queue) {
   bool worked = false;
   while (queue.flush()) {
-    const bool reads_wait = queue.has_queued(DeviceQueue::Kind::read);
-    const bool write_turn = !reads_wait || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
-    // A turn that the device has no room for must not be spent on preparing one more write.
-    const bool prepares = !reads_wait || queue.prepared.empty();
-    if (write_turn && (issue_prepared(queue) || (prepares && issue_write(queue)))) {
+    const bool write_turn =
+        !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
+    if (write_turn && issue_prepared(queue)) {
       queue.reads_in_a_row = 0;
-      worked = true;
-      continue;
+    } else if (write_turn && issue_write(queue)) {
+      // Preparing is not the turn yet: the device has seen nothing of it.
+      if (queue.limits().in_place) queue.reads_in_a_row = 0;
+    } else if (issue_read(queue)) {
+      ++queue.reads_in_a_row;
+    } else if (!issue_prepared(queue)) {
+      // A read that finds no room may wait for what a prepared write holds: that one goes out of turn.
+      break;
     }
-    if (!issue_read(queue)) break;
-    ++queue.reads_in_a_row;
     worked = true;
   }
   return worked;
 }
 
 bool Engine::verifies(const DeviceQueue& queue) const {
+  if (!queue.limits().keeps_bytes) return false;
   return options_.verify == Verify::always ||
          (options_.verify == Verify::storage && !queue.limits().in_place);
 }
@@ -140,18 +144,18 @@ void Engine::arrived(DeviceQueue& queue, PartHandle handle) {
   transfer(handle);
 }
 
-TransferJob Engine::job_for(PartHandle handle) {
+// REQUIRES: `consumer` is the consumer's memory for the part, looked up once: what it named may change.
+TransferJob Engine::job_for(PartHandle handle, std::byte* consumer) {
   const Part& part = table_.part(handle);
   const Ticket& ticket = table_.ticket_of(handle);
   DeviceQueue& queue = queue_of(part);
   const auto position = table_.position(handle);
   TransferJob job{.length_bytes = position.bytes, .tag = handle.value};
   if (ticket.op == Op::store) {
-    std::byte* source = consumer_memory(ticket, position);
-    job.source = source;
+    job.source = consumer;
     job.sum = options_.verify != Verify::none;
     job.seed = checksum_seed(catalog_.key(ticket.stored[position.block].id), position.segment);
-    if (part.address != source) {
+    if (part.address != consumer) {
       job.destination = part.address;
       job.pad_bytes = queue.aligned(position.bytes) - position.bytes;
     }
@@ -162,10 +166,7 @@ TransferJob Engine::job_for(PartHandle handle) {
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   job.seed = checksum_seed(catalog_.key(block), position.segment);
-  if (ticket.op == Op::retrieve) {
-    std::byte* destination = consumer_memory(ticket, position);
-    if (destination != part.address) job.destination = destination;
-  }
+  if (ticket.op == Op::retrieve && consumer != part.address) job.destination = consumer;
   return job;
 }
 
@@ -213,15 +214,15 @@ bool Engine::flush_transfers() {
       worked = true;
       continue;
     }
-    const TransferJob job = job_for(handle);
-    // The consumer may have named other memory since the part was issued: then there is no address any more.
     const bool needs_consumer = ticket.op == Op::store || ticket.op == Op::retrieve;
-    if (needs_consumer && consumer_memory(ticket, table_.position(handle)) == nullptr) {
+    std::byte* consumer = needs_consumer ? consumer_memory(ticket, table_.position(handle)) : nullptr;
+    if (needs_consumer && consumer == nullptr) {
       table_.pop(queue->to_transfer);
       home(handle, Errc::invalid_argument);
       worked = true;
       continue;
     }
+    const TransferJob job = job_for(handle, consumer);
     if (!transfer_.submit(job)) break;
     table_.pop(queue->to_transfer);
     ++transferring_;

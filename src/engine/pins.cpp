@@ -24,14 +24,13 @@ Pins::Pins(Catalog& catalog, uint32_t held_max, uint32_t internal_max, uint32_t 
   for (uint32_t i = held_max + internal_max; i > 0; --i) free_.push_back(i - 1);
 }
 
-PinRef Pins::match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys, uint32_t& matched) {
-  matched = 0;
-  if (free_.empty()) return {};
+Errc Pins::match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys, PinRef& out) {
+  if (free_.empty()) return Errc::busy;
   const uint32_t index = free_.back();
   const std::span<BlockId> blocks = storage(index);
   KVPOOL_ASSERT(keys.size() <= blocks.size());
-  matched = catalog_.match(ns, parent, keys, blocks);
-  if (matched == 0) return {};
+  const uint32_t matched = catalog_.match(ns, parent, keys, blocks);
+  if (matched == 0) return Errc::miss;
   for (const BlockId block : blocks.first(matched)) catalog_.pin(block);
   free_.pop_back();
   ++in_use_;
@@ -39,7 +38,8 @@ PinRef Pins::match(NamespaceId ns, BlockId parent, std::span<const BlockKey> key
   pin.references = 1;
   pin.count = matched;
   pin.ns = ns;
-  return {this, index};
+  out = PinRef(this, index);
+  return Errc::ok;
 }
 
 PinId Pins::hold(const PinRef& ref, ConsumerId holder) {

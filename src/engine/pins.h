@@ -55,10 +55,9 @@ class Pins {
   // Room for `held_max` pins of consumers and `internal_max` of tickets that brought keys instead.
   Pins(Catalog& catalog, uint32_t held_max, uint32_t internal_max, uint32_t blocks_max);
 
-  // Matches keys and pins what was found. An empty reference when the table is full; *matched says how many
-  // blocks there are (nothing is pinned for zero blocks).
-  [[nodiscard]] PinRef match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys,
-                             uint32_t& matched);
+  // Matches keys and pins what was found. ok, and `out` refers to it; miss, when there is nothing; busy, when
+  // the table is full.
+  [[nodiscard]] Errc match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys, PinRef& out);
 
   // Lets a consumer hold what `ref` refers to; PinId{} when held_max pins are held already.
   [[nodiscard]] PinId hold(const PinRef& ref, ConsumerId holder);

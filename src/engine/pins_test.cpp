@@ -27,8 +27,9 @@ class PinsTest : public testing::Test {
     }
   }
   PinRef match(Pins& pins) {
-    uint32_t matched = 0;
-    return pins.match(ns_, no_block, keys_, matched);
+    PinRef ref;
+    code_ = pins.match(ns_, no_block, keys_, ref);
+    return ref;
   }
   // Whether the blocks' space comes back at once when they are removed: nobody pins them.
   bool is_unpinned() {
@@ -38,6 +39,7 @@ class PinsTest : public testing::Test {
 
   std::unique_ptr<Catalog> catalog_;
   NamespaceId ns_;
+  Errc code_ = Errc::ok;  // of the last match
   std::array<BlockKey, 4> keys_;
 };
 
@@ -114,6 +116,7 @@ TEST_F(PinsTest, NoMoreAreHeldThanAllowedAndAFullTablePinsNothing) {
   ASSERT_TRUE(ticket);
   EXPECT_EQ(pins.hold(ticket, alice).value, 0U);
   EXPECT_FALSE(match(pins));
+  EXPECT_EQ(code_, Errc::busy);
   ticket.reset();
   EXPECT_TRUE(match(pins));
 }

@@ -20,13 +20,12 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
       return answer(port, message, {.code = Errc::invalid_argument});
     }
   } else {
-    const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
-    const BlockId parent = parent_of(message);
-    if ((message.flags & flag_has_parent) != 0 && parent == no_block) {
-      return answer(port, message, {.code = Errc::miss});
-    }
-    pin = pins_.match(message.ns, parent, {keys, message.blocks}, blocks);
-    if (!pin) return answer(port, message, {.code = blocks == 0 ? Errc::miss : Errc::busy});
+    BlockId parent = no_block;
+    Errc code = find_parent(message, parent);
+    if (code == Errc::ok) code = pins_.match(message.ns, parent, keys_of(port, message), pin);
+    if (code == Errc::busy) ++counters_.busy_requests;
+    if (code != Errc::ok) return answer(port, message, {.code = code});
+    blocks = static_cast<uint32_t>(pin.blocks().size());
   }
   const Geometry& geometry = catalog_.geometry(pin.ns());
   const uint32_t columns =
@@ -62,7 +61,7 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
 // Finds every part's place and queues it, layer by layer, on its device.
 void Engine::locate(Ticket& ticket) {
   const std::span<const BlockId> run = ticket.pin.blocks().subspan(ticket.block_first, ticket.blocks);
-  uint64_t bytes = 0;
+  std::array<double, devices_max> bytes{};
   for (uint32_t block = 0; block < ticket.blocks; ++block) {
     catalog_.places(run[block], 0, places_);
     if (has_second_residences_) catalog_.places(run[block], 1, seconds_);
@@ -79,12 +78,13 @@ void Engine::locate(Ticket& ticket) {
     ticket.left[column] = ticket.blocks - first;
     for (uint32_t block = first; block < ticket.blocks; ++block) {
       const PartHandle handle = table_.handle(ticket, column, block);
-      queue_of(table_.part(handle)).enqueue(ticket, handle);
-      bytes += ticket.geometry->segment_bytes[segment];
+      const Part& part = table_.part(handle);
+      queue_of(part).enqueue(ticket, handle);
+      bytes[part.device.value] += ticket.geometry->segment_bytes[segment];
     }
   }
   // It becomes urgent when twice the time that it needs by itself is left.
-  ticket.urgent_at = ticket.deadline - 2 * estimate(bytes);
+  ticket.urgent_at = ticket.deadline - 2 * time_for(bytes);
 }
 
 void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code) {

@@ -26,8 +26,8 @@ void Engine::admit_store(ConsumerPort& port, const Submission& message) {
     return answer(port, message, {.code = Errc::invalid_argument});
   }
   if (parts > options_.segments_per_request_max) return answer(port, message, {.code = Errc::too_large});
-  const BlockId parent = parent_of(message);
-  if ((message.flags & flag_has_parent) != 0 && parent == no_block) {
+  BlockId parent = no_block;
+  if (find_parent(message, parent) != Errc::ok) {
     counters_.rejected_blocks += message.blocks;
     return answer(port, message, {.code = Errc::rejected});
   }
@@ -42,7 +42,8 @@ void Engine::admit_store(ConsumerPort& port, const Submission& message) {
   ticket->blocks = message.blocks;
   ticket->promised = message.blocks;
   ticket->parent = parent;
-  ticket->phase = phase_of_root(ticket->keys[0]);
+  const BlockKey first = ticket->keys[0];
+  ticket->phase = phase_of_root(first);
   if (parent != no_block) catalog_.pin(parent);
   for (uint32_t block = 0; block < ticket->blocks; ++block) ticket->stored[block] = {};
 }
@@ -68,17 +69,18 @@ bool Engine::reserve_more(Ticket& ticket) {
 bool Engine::reserve_next(Ticket& ticket) {
   const uint32_t block = ticket.reserved;
   StoreBlock& stored = ticket.stored[block];
+  const BlockKey key = ticket.keys[block];  // a copy: the consumer's memory may change
   BlockId parent = no_block;
   Phase phase = ticket.phase;
   uint32_t depth = block;  // flat: along the batch
   if (!flat_[ticket.ns.value]) {
     parent = block == 0 ? ticket.parent : ticket.stored[block - 1].id;
-    phase = parent == no_block ? phase_of_root(ticket.keys[0]) : catalog_.phase(parent);
+    if (parent != no_block) phase = catalog_.phase(parent);
     depth = parent == no_block ? 0 : catalog_.depth(parent) + 1;
   }
   const std::span<DeviceId> plan = std::span(plan_).first(ticket.columns);
   placement_.plan(phase, depth, plan);
-  const auto reservation = catalog_.reserve(ticket.ns, ticket.keys[block], parent, phase, depth, plan);
+  const auto reservation = catalog_.reserve(ticket.ns, key, parent, phase, depth, plan);
   if (reservation.code == Errc::busy) return false;
   ++ticket.reserved;
   if (reservation.code != Errc::ok) {

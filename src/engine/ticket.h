@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <vector>
@@ -55,7 +56,6 @@ struct PartList {
 // A ticket's parts that wait for one device.
 struct Lane {
   PartList parts;
-  uint64_t bytes = 0;   // of those parts
   uint64_t served = 0;  // virtual time: bytes that this ticket had from the device, see DeviceQueue
   bool listed = false;  // among the device's lanes
 };
@@ -110,7 +110,7 @@ struct Ticket {
 
   // store
   BlockId parent = no_block;       // of keys[0]
-  Phase phase;                     // of the batch, in a flat namespace
+  Phase phase;                     // of keys[0] as a root; in a flat namespace of the whole batch
   const BlockKey* keys = nullptr;  // in the consumer's region
   std::vector<StoreBlock> stored;  // [blocks_per_request_max], made at open
   uint32_t reserved = 0;           // blocks that are past `waiting`
@@ -123,7 +123,8 @@ class TicketTable {
   TicketTable(uint32_t tickets_max, uint32_t parts_per_ticket, uint32_t blocks_per_request)
       : shift_(static_cast<uint32_t>(std::bit_width(parts_per_ticket - 1))),
         tickets_(tickets_max),
-        parts_(std::make_unique_for_overwrite<Part[]>(uint64_t{tickets_max} << shift_)) {
+        parts_(static_cast<Part*>(std::calloc(uint64_t{tickets_max} << shift_, sizeof(Part)))) {
+    KVPOOL_ASSERT(parts_ != nullptr && uint64_t{tickets_max} << shift_ <= UINT32_MAX);
     for (uint32_t i = tickets_max; i > 0; --i) {
       tickets_[i - 1].index = TicketIndex(static_cast<uint16_t>(i - 1));
       tickets_[i - 1].stored.resize(blocks_per_request);
@@ -191,7 +192,11 @@ class TicketTable {
   uint32_t shift_;  // a ticket's parts are a power of two, so that a handle splits without a division
   std::vector<Ticket> tickets_;
   std::vector<uint16_t> free_;
-  std::unique_ptr<Part[]> parts_;
+  // Zeroed pages that are not touched before they are used; every part is assigned before it is read.
+  struct Free {
+    void operator()(Part* parts) const { std::free(parts); }
+  };
+  std::unique_ptr<Part[], Free> parts_;
 };
 
 }  // namespace kvpool

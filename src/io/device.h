@@ -30,6 +30,7 @@ struct DeviceLimits {
   uint32_t queue_depth_max = 0;     // requests in flight
   bool in_place = false;            // completions carry addresses; requests need no buffer
   bool storage = false;             // survives the process
+  bool keeps_bytes = true;          // false: what is read is not what was written, so it cannot be verified
 };
 
 enum class IoKind : uint8_t { read, write };

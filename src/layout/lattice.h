@@ -3,9 +3,9 @@
 //
 // The segments of one block lie evenly: segment l at l x stride / segments, with stride and segments coprime.
 // The next block lies the same, moved by (shift + golden ratio) / segments. So a device's share of whole
-// blocks is missed by less than two segments however many blocks there are. Stride and shift were chosen for
-// each number of segments such that single segments, prefixes of them, and every other one are spread well
-// too: docs/decisions/placement.md.
+// blocks is missed by about one segment, three at most, however many blocks there are. Stride and shift were
+// chosen for each number of segments such that prefixes of them are spread well too:
+// docs/decisions/placement.md.
 
 #pragma once
 

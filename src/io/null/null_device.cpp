@@ -17,6 +17,7 @@ NullDevice::NullDevice(std::string name, uint64_t size_bytes, uint32_t queue_dep
   limits_.alignment_bytes = alignment_bytes;
   limits_.transfer_bytes_max = static_cast<uint32_t>(std::min(transfer_bytes_max, limits_.size_bytes));
   limits_.queue_depth_max = queue_depth;
+  limits_.keeps_bytes = false;
 }
 
 size_t NullDevice::poll(std::span<IoCompletion> out) {
