@@ -311,13 +311,16 @@ void Arena::measure() {
     for (const ArenaChunk& chunk : part.chunks) report_.shared_bytes += chunk.fd >= 0 ? chunk.bytes : 0;
   }
   report_.huge_bytes = std::min(huge_bytes_of(ranges), report_.bytes);
-  if (report_.shared_bytes < report_.bytes) {
+  // Once a process: a second arena on the same machine has the same to say.
+  static std::atomic<bool> said_unmappable{false};
+  static std::atomic<bool> said_small_pages{false};
+  if (report_.shared_bytes < report_.bytes && !said_unmappable.exchange(true)) {
     log_info(
         "{} of {} pool memory cannot be mapped by another process (no hugetlb pages are free, and the "
         "kernel gives shared memory no transparent huge pages)",
         format_bytes(report_.bytes - report_.shared_bytes), format_bytes(report_.bytes));
   }
-  if (report_.huge_bytes < report_.bytes) {
+  if (report_.huge_bytes < report_.bytes && !said_small_pages.exchange(true)) {
     log_warn(
         "{} of {} pool memory is in 4 KiB pages, which makes direct I/O and copies several times slower; "
         "set hugetlb pages aside (vm.nr_hugepages) or allow transparent ones (madvise)",
