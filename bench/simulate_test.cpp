@@ -13,5 +13,12 @@ TEST(Simulate, ARetrieveReaches97PercentOfWhatTheDevicesCan) {
   EXPECT_LE(result.fraction_median, 1.0);
 }
 
+// The link bounds, and a fast device shares it with slow ones: their parts must not fill the transfer's
+// queue.
+TEST(Simulate, SlowDevicesDoNotHoldAFastOneUpAtTheLink) {
+  EXPECT_GE(simulate_mix(902, 1, 80).fraction, 0.98);
+  EXPECT_GE(simulate_mix(82, 16, 80).fraction, 0.98);
+}
+
 }  // namespace
 }  // namespace kvpool::bench

@@ -1,8 +1,8 @@
-#include "api/pool.h"
-
 #include <gtest/gtest.h>
 
 #include <array>
+
+#include "api/pool.h"
 
 namespace kvpool {
 namespace {

@@ -107,7 +107,8 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 }
 
 bool DeviceQueue::may_issue(uint32_t bytes) const {
-  const uint64_t most = limits_.in_place ? window_bytes_ : 2 * window_bytes_;
+  // What waits for its turn with the transfer must not keep the device from its own work.
+  const uint64_t most = limits_.in_place ? window_bytes_ : 2 * window_bytes_ + transfer_window_bytes;
   return issued_bytes_ == 0 || issued_bytes_ + bytes <= most;
 }
 

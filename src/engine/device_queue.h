@@ -8,7 +8,8 @@
 //
 // Bounds. The bytes on the device are bounded by `window_bytes`, just enough to reach its bandwidth, so that
 // an urgent read waits milliseconds at most; what is issued but not home, checksums and copies included, by
-// twice that. A part larger than the window goes alone.
+// twice that and what the transfer has at once (in place, where the copy is all there is, by once). A part
+// larger than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
@@ -24,6 +25,10 @@
 #include "layout/profile.h"
 
 namespace kvpool {
+
+// Bytes that are with the transfer at once: enough to keep it busy, little enough that their order can still
+// be chosen.
+inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
 
 struct DeviceCounters {
   uint64_t read_bytes = 0;

@@ -11,8 +11,7 @@
 namespace kvpool {
 namespace {
 
-// With the transfer at once: enough to keep it busy, little enough that their order can still be chosen.
-constexpr uint64_t transfer_window_bytes = 16ULL << 20;
+// With the transfer at least, whatever their size.
 constexpr uint32_t transfers_min = 4;
 
 }  // namespace
@@ -22,8 +21,11 @@ bool Engine::pump(DeviceQueue& queue) {
   while (queue.flush()) {
     const bool write_turn =
         !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
-    if (write_turn && (issue_prepared(queue) || issue_write(queue))) {
+    if (write_turn && issue_prepared(queue)) {
       queue.reads_in_a_row = 0;
+    } else if (write_turn && issue_write(queue)) {
+      // Preparing is not the turn yet: the device has seen nothing of it.
+      if (queue.limits().in_place) queue.reads_in_a_row = 0;
     } else if (issue_read(queue)) {
       ++queue.reads_in_a_row;
     } else if (!issue_prepared(queue)) {
