@@ -311,8 +311,10 @@ class PoolTest : public testing::Test {
   std::string toml(const std::vector<std::string>& kinds, const std::string& limits = {},
                    const std::string& device_keys = {}) {
     Profile profile{.devices = {}, .measured_at = "2026-01-01T00:00:00Z", .conditions = "made up"};
-    std::string text = "[pool]\nstaging = \"8MiB\"\nbuffers = \"16MiB\"\ntransfer_threads = 2\nprofile = \"" +
-                       folder_ + "/profile.json\"\n" + (limits.empty() ? "" : "[limits]\n" + limits + "\n");
+    std::string text =
+        "[pool]\nplacement = \"equal\"\nstaging = \"8MiB\"\nbuffers = \"16MiB\"\ntransfer_threads = "
+        "2\nprofile = \"" +
+        folder_ + "/profile.json\"\n" + (limits.empty() ? "" : "[limits]\n" + limits + "\n");
     for (const std::string& kind : kinds) {
       const bool memory = kind == "memory";
       text += "[[device]]\nkind = \"" + kind + "\"\nname = \"" + kind + "\"\nsize = \"" +

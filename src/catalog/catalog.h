@@ -98,7 +98,8 @@ class Catalog {
   // pin that commit() or abandon() gives back.
   //   busy      the key is being written by someone else
   //   ok        and *existing: the key is Ready; nothing was reserved
-  //   rejected  no room, and nothing more can be evicted; or the parent is neither Ready nor Writing
+  //   rejected  no room, and nothing more can be evicted; or the parent is neither Ready nor Writing;
+  //             or, in a chained namespace, the key is Ready behind another parent
   // REQUIRES: plan.size() == segments of the geometry; parent == no_block for flat namespaces and roots.
   struct Reservation {
     Errc code = Errc::ok;

@@ -131,9 +131,10 @@ class Model {
     const uint32_t depth = parent == nullptr ? 0 : parent->depth + 1;
     const auto result = catalog_->reserve(ns, key, above, Phase(static_cast<uint32_t>(key.low)), depth, plan);
     if (known != nullptr) {
-      EXPECT_EQ(result.code, known->writing ? Errc::busy : Errc::ok);
-      if (!known->writing) {
-        EXPECT_TRUE(result.existing);
+      const bool follows = flat_[ns.value] || known->parent == above;
+      EXPECT_EQ(result.code, known->writing ? Errc::busy : follows ? Errc::ok : Errc::rejected);
+      EXPECT_EQ(result.existing, result.code == Errc::ok);
+      if (result.existing) {
         EXPECT_EQ(result.block, known->block);
       }
       return;

@@ -31,12 +31,14 @@ Catalog::Reservation Catalog::Impl::reserve(NamespaceId ns, const BlockKey& key,
   const Shape& its = *shapes[ns.value];
   KVPOOL_ASSERT(plan.size() == its.segments() && (!its.flat || parent == no_block));
   for (const DeviceId device : plan) KVPOOL_ASSERT(device.value < spaces.size());
+  const Reservation rejected{.code = Errc::rejected};
   const BlockId known = find(ns, key);
   if (known != no_block) {
     if (blocks[known].state == BlockState::writing) return {.code = Errc::busy};
+    // Behind another block no match() would find it.
+    if (!its.flat && blocks[known].parent != parent.value) return rejected;
     return {.code = Errc::ok, .block = known, .existing = true};
   }
-  const Reservation rejected{.code = Errc::rejected};
   if (!its.fits) return rejected;
   if (parent != no_block) {
     if (!blocks.valid(parent) || !may_have_children(blocks[parent].state) || blocks[parent].ns != ns) {
