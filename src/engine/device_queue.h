@@ -7,9 +7,9 @@
 // order.
 //
 // Bounds. The bytes on the device are bounded by `window_bytes`, just enough to reach its bandwidth, so that
-// an urgent read waits milliseconds at most. What waits for its checksum or copy comes on top, at most a window
-// or what the transfer has at once, whichever is more; in place, where the copy is all there is, nothing. A part
-// larger than the window goes alone.
+// an urgent read waits milliseconds at most. What waits for its checksum or copy comes on top, at most a
+// window or what the transfer has at once, whichever is more; in place, where the copy is all there is,
+// nothing. A part larger than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
