@@ -63,6 +63,28 @@ TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   EXPECT_EQ(small_parts, 8);
 }
 
+// A store that had much from the device leaves nothing behind for the retrieve that has its place in the
+// table.
+TEST_F(DeviceQueueTest, ATicketThatIsUsedAgainStartsAfresh) {
+  Ticket& store = add_ticket(100);
+  store.op = Op::store;
+  enqueue_all(store);
+  while (Ticket* ticket = queue_.pick(Kind::write, Nanos{0})) {
+    const PartHandle handle = queue_.take(*ticket, Nanos{0});
+    table_.part(handle).state = PartState::done;
+    --ticket->outstanding;
+  }
+  table_.give_back(store);
+  Ticket& again = add_ticket(8);
+  ASSERT_EQ(&again, &store);
+  Ticket& other = add_ticket(8);
+  enqueue_all(other);
+  enqueue_all(again);
+  int parts = 0;
+  for (int i = 0; i < 8; ++i) parts += take_next() == &again ? 1 : 0;
+  EXPECT_EQ(parts, 4);
+}
+
 TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
   Ticket& patient = add_ticket(1);
   Ticket& late = add_ticket(1);

@@ -137,6 +137,8 @@ class TicketTable {
     if (free_.empty()) return nullptr;
     Ticket& ticket = tickets_[free_.back()];
     free_.pop_back();
+    // What the one before it had from the devices is not its own, and may be in the time of the other kind.
+    for (Lane& lane : ticket.lanes) lane.served = 0;
     return &ticket;
   }
   void give_back(Ticket& ticket) {
