@@ -18,10 +18,12 @@ demo: packages
 test: packages
 	@scripts/test.sh
 
-# The conditions of the bars on the engine itself; under a minute.
+# The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.
 bench: packages
+	@scripts/packages.sh bench
 	@scripts/build.sh release kvpool
 	@build/release/kvpool bench engine
+	@bench/bars.py --path build
 
 # Each fuzzer of tests/fuzz for FUZZ_SECONDS, with libFuzzer and sanitizers.
 fuzz:

@@ -195,7 +195,10 @@ class Run {
     auto system = open_system(kind, machine_, options_.config, profile_, documents);
     if (!system) return tl::unexpected(system.error());
     step(kind, documents, "storing");
+    const SteadyClock clock;
+    const Nanos begin = clock.now();
     if (auto stored = (*system)->store(); !stored) return stored;
+    const double stored_s = to_seconds(clock.now() - begin);
     step(kind, documents, "comparing every byte");
     const auto order = question_order(documents.count(), documents.count(), options_.seed);
     if (auto cold = (*system)->make_cold(false); !cold) return cold;
@@ -212,6 +215,8 @@ class Run {
       LongdocRow row = make_row(kind, documents, concurrency, repeats);
       row.wrong_blocks += compared->wrong_blocks;
       row.spilled_bytes = (*system)->spilled_bytes();
+      row.store_gbps =
+          static_cast<double>(documents.count() * documents.stored_bytes()) / stored_s / 1e9;
       rows_.push_back(std::move(row));
     }
     system->reset();

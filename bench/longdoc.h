@@ -49,6 +49,7 @@ struct LongdocRow {
   double gbps = 0;
   double limit_gbps = 0;
   double fraction_of_limit = 0;
+  double store_gbps = 0;  // all documents, once; making their payload takes part of that time
   double ttft_s = 0;
   double cpu_user_s = 0, cpu_system_s = 0;
   double blocked_s = 0;

@@ -32,6 +32,7 @@ nlohmann::ordered_json to_json(const LongdocRow& row) {
   json["gbps"] = rounded(row.gbps);
   json["limit_gbps"] = rounded(row.limit_gbps);
   json["fraction_of_limit"] = rounded(row.fraction_of_limit);
+  json["store_gbps"] = rounded(row.store_gbps);
   json["ttft_s"] = rounded(row.ttft_s);
   json["cpu_user_s"] = rounded(row.cpu_user_s);
   json["cpu_system_s"] = rounded(row.cpu_system_s);
