@@ -36,13 +36,26 @@ void DeviceQueue::enqueue(Ticket& ticket, PartHandle handle) {
   if (!lane.listed) {
     lane.listed = true;
     const auto kind = static_cast<size_t>(kind_of(ticket));
-    lane.served = std::max(lane.served, virtual_time_[kind]);
+    lane.served = std::max({lane.served, virtual_time_[kind], request_end(ticket)});
     lanes_[kind].push_back(ticket.index);
   }
   const uint32_t bytes = aligned(table_->position(handle).bytes);
+  lane.queued_bytes += bytes;
   queued_bytes_ += bytes;
   table_->part(handle).state = PartState::queued;
   table_->push(lane.parts, handle);
+}
+
+uint64_t DeviceQueue::request_end(const Ticket& ticket) const {
+  uint64_t end = 0;
+  if (ticket.redeemed.value == 0) return end;
+  for (const TicketIndex index : lanes_[static_cast<size_t>(kind_of(ticket))]) {
+    const Ticket& other = table_->at(index);
+    if (other.redeemed != ticket.redeemed) continue;
+    const Lane& lane = other.lanes[id_.value];
+    end = std::max(end, lane.served + lane.queued_bytes);
+  }
+  return end;
 }
 
 void DeviceQueue::unlist(Ticket& ticket) {
@@ -66,6 +79,7 @@ void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
       continue;
     }
     const uint32_t bytes = aligned(position.bytes);
+    lane.queued_bytes -= bytes;
     queued_bytes_ -= bytes;
     table_->part(handle).state = PartState::idle;
   }
@@ -97,6 +111,7 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   uint64_t& virtual_time = virtual_time_[static_cast<size_t>(kind_of(ticket))];
   virtual_time = std::max(virtual_time, lane.served);
   lane.served += bytes;
+  lane.queued_bytes -= bytes;
   queued_bytes_ -= bytes;
   if (lane.parts.empty()) unlist(ticket);
   if (issued_bytes_ == 0) busy_since_ = now;

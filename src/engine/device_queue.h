@@ -2,7 +2,8 @@
 //
 // Fairness. Each ticket has a lane of parts that wait for the device. The lane that has been served least
 // goes next (start-time fair queueing, Goyal, Vin and Cheng 1996: a lane that joins starts at the virtual
-// time of those in service, so a newcomer neither waits for a large request nor starves it). A ticket whose
+// time of those in service, so a newcomer neither waits for a large request nor starves it). Tickets that
+// redeem one pin are one request cut in pieces: they share one turn, first come first served. A ticket whose
 // deadline comes near goes before the others, the earliest deadline first. Within a lane parts go in layer
 // order.
 //
@@ -110,6 +111,8 @@ class DeviceQueue {
   // Null, or the part that a completion was the last piece of.
   [[nodiscard]] PartHandle account(const IoCompletion& completion);
   void unlist(Ticket& ticket);
+  // The virtual time at which all that is queued of the ticket's request will have been served.
+  [[nodiscard]] uint64_t request_end(const Ticket& ticket) const;
 
   struct Sending {
     PartHandle handle = no_part;

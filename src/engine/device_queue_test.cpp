@@ -63,6 +63,33 @@ TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   EXPECT_EQ(small_parts, 8);
 }
 
+// A consumer that asks for its layers one by one has no more of the device than one that asks for all at once,
+// and gets them one after the other.
+TEST_F(DeviceQueueTest, TicketsOfOnePinShareOneTurnInTheirOrder) {
+  std::vector<Ticket*> pieces;
+  for (int i = 0; i < 3; ++i) {
+    pieces.push_back(&add_ticket(2));  // eight parts
+    pieces.back()->redeemed = PinId(7);
+    enqueue_all(*pieces.back());
+  }
+  Ticket& other = add_ticket(6);
+  enqueue_all(other);
+  std::vector<Ticket*> order;
+  int other_parts = 0;
+  for (int i = 0; i < 48; ++i) {
+    Ticket* ticket = take_next();
+    if (ticket == &other) {
+      ++other_parts;
+    } else if (order.empty() || order.back() != ticket) {
+      order.push_back(ticket);
+    }
+    if (i == 15) {
+      EXPECT_EQ(other_parts, 8);
+    }
+  }
+  EXPECT_EQ(order, pieces);
+}
+
 // A store that had much from the device leaves nothing behind for the retrieve that has its place in the
 // table.
 TEST_F(DeviceQueueTest, ATicketThatIsUsedAgainStartsAfresh) {

@@ -56,7 +56,8 @@ struct PartList {
 // A ticket's parts that wait for one device.
 struct Lane {
   PartList parts;
-  uint64_t served = 0;  // virtual time: bytes that this ticket had from the device, see DeviceQueue
+  uint64_t queued_bytes = 0;  // of the parts
+  uint64_t served = 0;        // virtual time: bytes that this ticket had from the device, see DeviceQueue
   bool listed = false;  // among the device's lanes
 };
 
