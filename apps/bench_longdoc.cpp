@@ -12,6 +12,7 @@
 #include "apps/progress.h"
 #include "base/units.h"
 #include "bench/longdoc.h"
+#include "probe/profile_file.h"
 
 namespace kvpool {
 namespace {
@@ -36,6 +37,9 @@ Result<bench::LongdocOptions> to_options(const LongdocArguments& arguments) {
   }
   if (arguments.systems != std::vector<std::string>{"all"}) options.systems = arguments.systems;
   if (const Status valid = validate(options); !valid) return tl::unexpected(valid.error());
+  auto profile = stored_profile(options.config.profile_path, options.config.device_names());
+  if (!profile) return tl::unexpected(profile.error());
+  options.profile = std::move(*profile);
   return options;
 }
 

@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
-#include <system_error>
 
 #include "apps/command.h"
 #include "apps/document_plan.h"
@@ -62,35 +60,13 @@ Result<std::map<std::string, double>> read_bandwidths(const Config& config,
                   fmt::format("--bandwidth '{}': not NAME=RATE, such as file0=2.5GB/s", text));
     }
     if (std::ranges::find(config.devices, name, &DeviceConfig::name) == config.devices.end()) {
-      std::vector<std::string_view> names;
-      for (const DeviceConfig& device : config.devices) names.push_back(device.name);
       return fail(Errc::invalid_argument,
                   fmt::format("--bandwidth '{}': no device has that name; there are {}", text,
-                              fmt::join(names, ", ")));
+                              fmt::join(config.device_names(), ", ")));
     }
     out[name] = static_cast<double>(*rate);
   }
   return out;
-}
-
-// The stored profile, if there is one and it is of these devices.
-std::optional<Profile> stored_profile(const Config& config) {
-  std::error_code ignored;
-  if (config.profile_path.empty() || !std::filesystem::exists(config.profile_path, ignored)) {
-    return std::nullopt;
-  }
-  auto profile = load_profile(config.profile_path);
-  if (!profile) {
-    log_warn("no profile is used: {}", profile.error().message);
-    return std::nullopt;
-  }
-  std::vector<std::string> names;
-  for (const DeviceConfig& device : config.devices) names.push_back(device.name);
-  if (const Status fits = check_profile_fits(*profile, names); !fits) {
-    log_warn("no profile is used: {}", fits.error().message);
-    return std::nullopt;
-  }
-  return std::move(*profile);
 }
 
 void add_device(const DeviceConfig& device, const std::map<std::string, double>& given,
@@ -106,7 +82,7 @@ void add_device(const DeviceConfig& device, const std::map<std::string, double>&
     profile.read_bytes_per_second = device.sim_read_bytes_per_second;
     source = "simulated";
   } else if (measured != nullptr) {
-    profile.read_bytes_per_second = measured->read_bytes_per_second;
+    profile.read_bytes_per_second = measured->retrieve_bytes_per_second();
     source = "profile";
   }
   if (device.limit_read_bytes_per_second) {
@@ -133,7 +109,9 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
   inputs.tokens = *tokens;
   const auto given = read_bandwidths(config, options.bandwidths);
   if (!given) return tl::unexpected(given.error());
-  const std::optional<Profile> stored = stored_profile(config);
+  const auto found = stored_profile(config.profile_path, config.device_names());
+  if (!found) return tl::unexpected(found.error());
+  const std::optional<Profile>& stored = *found;
   if (stored) inputs.profile.link_bytes_per_second = stored->link_bytes_per_second;
   if (!options.link.empty()) {
     const auto link = parse_bytes_per_second(options.link);

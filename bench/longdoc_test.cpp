@@ -191,7 +191,7 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
   for (const auto& [key, value] : json["systems"][0].items()) keys.insert(key);
   EXPECT_EQ(keys, (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min",
                                          "seconds_p50", "seconds_max", "gbps", "limit_gbps",
-                                         "fraction_of_limit", "ttft_s", "cpu_user_s", "cpu_system_s",
+                                         "fraction_of_limit", "store_gbps", "ttft_s", "cpu_user_s", "cpu_system_s",
                                          "blocked_s", "spilled_bytes", "wrong_blocks", "devices"}));
   keys.clear();
   for (const auto& [key, value] : json["systems"][0]["devices"][0].items()) keys.insert(key);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <thread>
 
 #include "base/log.h"
@@ -127,10 +126,13 @@ class RealDeviceSet final : public DeviceSet {
   std::vector<std::unique_ptr<Device>> devices_;
 };
 
-// A cap that binds is the device's bandwidth: it is known better than anything measured.
+constexpr double cap_binds = 0.9;
+
+// A cap that binds is the device's bandwidth: it is known better than anything measured. It is kept to within
+// some percent, so one that was measured close to its cap is bound by it.
 void apply_caps(const Config& config, Profile& profile) {
   const auto bind = [](double& rate, const std::optional<uint64_t>& cap) {
-    if (cap && (rate <= 0 || static_cast<double>(*cap) < rate)) rate = static_cast<double>(*cap);
+    if (cap && (rate <= 0 || rate > cap_binds * static_cast<double>(*cap))) rate = static_cast<double>(*cap);
   };
   for (size_t i = 0; i < config.devices.size(); ++i) {
     DeviceProfile& device = profile.devices[i];
@@ -144,19 +146,9 @@ void apply_caps(const Config& config, Profile& profile) {
 
 // A stored profile of these devices, or a quick one.
 Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& clock) {
-  std::vector<std::string> names;
-  for (const DeviceConfig& device : config.devices) names.push_back(device.name);
-  if (!config.profile_path.empty() && std::filesystem::exists(config.profile_path)) {
-    auto stored = load_profile(config.profile_path);
-    if (!stored) return stored;
-    if (const Status fits = check_profile_fits(*stored, names); fits) {
-      apply_caps(config, *stored);
-      return stored;
-    } else {
-      log_warn("{}: {}; the devices are probed now, run kvpool probe to measure them well",
-               config.profile_path, fits.error().message);
-    }
-  }
+  auto stored = stored_profile(config.profile_path, config.device_names());
+  if (!stored) return tl::unexpected(stored.error());
+  if (*stored) return std::move(**stored);
   auto probed = probe_devices(config, set, clock, quick_probe());
   if (!probed) return tl::unexpected(probed.error());
   return std::move(probed->profile);
@@ -225,10 +217,12 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::take_memory(const Config& config) 
   return std::unique_ptr<DeviceSet>(std::move(set));
 }
 
+// A quarter of the cores. Two at least where there are two: one core's copies and checksums are less than
+// memory and a fast drive deliver together.
 std::unique_ptr<Transfer> make_transfer(const Config& config) {
   const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
   const uint32_t threads =
-      config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, 1U, 8U);
+      config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, std::min(2U, cores), 8U);
   return std::make_unique<HostTransfer>(threads);
 }
 
@@ -260,6 +254,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   auto profile = given_profile ? Result<Profile>(std::move(*given_profile))
                                : find_profile(config, *pieces->set, *pieces->clock);
   if (!profile) return tl::unexpected(profile.error());
+  apply_caps(config, *profile);
   if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened)
     return tl::unexpected(opened.error());
   const std::vector<Device*> devices = pieces->set->devices();

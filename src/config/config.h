@@ -72,6 +72,8 @@ struct Config {
   std::string profile_path;  // default: the configuration's path with .profile.json behind it
   LimitsConfig limits;
 
+  [[nodiscard]] std::vector<std::string> device_names() const;
+
   friend bool operator==(const Config&, const Config&) = default;
 };
 

@@ -123,6 +123,12 @@ Status validate(const Config& config) {
   return fail_with(config.file, problems);
 }
 
+std::vector<std::string> Config::device_names() const {
+  std::vector<std::string> names;
+  for (const DeviceConfig& device : devices) names.push_back(device.name);
+  return names;
+}
+
 void fill_defaults(Config& config) {
   std::set<std::string> taken;
   for (const DeviceConfig& device : config.devices) taken.insert(device.name);

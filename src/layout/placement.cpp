@@ -23,7 +23,7 @@ std::vector<double> link_weights(const Profile& profile) {
   double storage = 0;
   double memory = 0;
   for (const DeviceProfile& device : profile.devices) {
-    (device.storage ? storage : memory) += device.read_bytes_per_second;
+    (device.storage ? storage : memory) += device.retrieve_bytes_per_second();
   }
   const double link = profile.link_bytes_per_second;
   const bool bounded = link > 0 && storage > 0 && storage + memory > link;
@@ -31,7 +31,7 @@ std::vector<double> link_weights(const Profile& profile) {
   std::vector<double> weights;
   weights.reserve(profile.devices.size());
   for (const DeviceProfile& device : profile.devices) {
-    weights.push_back(device.read_bytes_per_second * (device.storage || memory <= 0 ? 1.0 : memory_scale));
+    weights.push_back(device.retrieve_bytes_per_second() * (device.storage || memory <= 0 ? 1.0 : memory_scale));
   }
   return weights;
 }
@@ -53,7 +53,9 @@ std::vector<double> planned_shares(PlacementRule rule, const Profile& profile) {
       weights = link_weights(profile);
       break;
     case PlacementRule::bandwidth:
-      for (const DeviceProfile& device : profile.devices) weights.push_back(device.read_bytes_per_second);
+      for (const DeviceProfile& device : profile.devices) {
+        weights.push_back(device.retrieve_bytes_per_second());
+      }
       break;
   }
   return normalised(std::move(weights));

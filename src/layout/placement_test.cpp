@@ -149,6 +149,15 @@ TEST(PlannedShares, AreProportionalToBandwidth) {
   EXPECT_NEAR(shares[2], 7.0 / 61, 1e-12);
 }
 
+TEST(PlannedShares, AreOfWhatWasMeasuredTogether) {
+  Profile profile = three_devices();
+  profile.devices[0].together_bytes_per_second = 21e9;
+  profile.devices[1].together_bytes_per_second = 14e9;
+  const auto shares = planned_shares(PlacementRule::bandwidth, profile);
+  EXPECT_NEAR(shares[0], 0.5, 1e-12);
+  EXPECT_NEAR(shares[2], 7.0 / 42, 1e-12);
+}
+
 TEST(PlannedShares, SpareMemoryWhereTheLinkIsTheLimit) {
   Profile profile = three_devices();
   profile.link_bytes_per_second = 53e9;

@@ -19,6 +19,11 @@ struct DeviceProfile {
   Nanos write_latency{0};
   uint64_t queue_bytes = 0;  // bytes in flight that reach the bandwidth
   bool storage = false;      // a file or a drive: survives the process; memory does not
+
+  // What it adds to a retrieve, which reads from all devices at once.
+  [[nodiscard]] double retrieve_bytes_per_second() const {
+    return together_bytes_per_second > 0 ? together_bytes_per_second : read_bytes_per_second;
+  }
 };
 
 struct Profile {

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/ids.h"
+#include "base/log.h"
 #include "base/text_file.h"
 
 namespace kvpool {
@@ -186,6 +188,19 @@ Status check_profile_fits(const Profile& profile, std::span<const std::string> d
       fmt::format("the profile is of the devices {}, the configuration has {}; `kvpool probe` writes a "
                   "new one",
                   fmt::join(measured, ", "), fmt::join(device_names, ", ")));
+}
+
+Result<std::optional<Profile>> stored_profile(const std::string& path,
+                                              std::span<const std::string> device_names) {
+  std::error_code ignored;
+  if (path.empty() || !std::filesystem::exists(path, ignored)) return std::nullopt;
+  auto profile = load_profile(path);
+  if (!profile) return tl::unexpected(profile.error());
+  if (const Status fits = check_profile_fits(*profile, device_names); !fits) {
+    log_warn("{} is not used: {}", path, fits.error().message);
+    return std::nullopt;
+  }
+  return std::optional(std::move(*profile));
 }
 
 }  // namespace kvpool

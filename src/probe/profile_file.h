@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,10 @@ namespace kvpool {
 // `place` stands before what is wrong.
 [[nodiscard]] Result<Profile> parse_profile(std::string_view json_text, const std::string& place);
 [[nodiscard]] std::string to_json(const Profile& profile);
+
+// The profile that lies at `path`: nothing where there is none, or where it is of other devices, which is logged.
+[[nodiscard]] Result<std::optional<Profile>> stored_profile(const std::string& path,
+                                                            std::span<const std::string> device_names);
 
 // Says where a profile is not one of these devices, in this order: the configuration has changed since.
 [[nodiscard]] Status check_profile_fits(const Profile& profile, std::span<const std::string> device_names);

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/prng.h"
+#include "base/text_file.h"
 
 namespace kvpool {
 namespace {
@@ -70,6 +71,28 @@ TEST(ProfileFile, IsReadAsItWasWritten) {
   broken.devices[0].read_bytes_per_second = 0;
   EXPECT_FALSE(save_profile(path, broken));
   EXPECT_TRUE(load_profile(path));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(ProfileFile, StoredProfileIsFoundWhereItIsOfTheseDevices) {
+  std::string folder = testing::TempDir() + "kvpool_profile_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string path = folder + "/kvpool.toml.profile.json";
+  const std::vector<std::string> same = {"memory0", "file0"};
+  const std::vector<std::string> others = {"memory0", "file1"};
+  const auto none_yet = stored_profile(path, same);
+  ASSERT_TRUE(none_yet);
+  EXPECT_FALSE(none_yet->has_value());
+  ASSERT_TRUE(save_profile(path, two_devices()));
+  const auto found = stored_profile(path, same);
+  ASSERT_TRUE(found);
+  ASSERT_TRUE(found->has_value());
+  expect_equal(two_devices(), **found);
+  const auto of_others = stored_profile(path, others);
+  ASSERT_TRUE(of_others);
+  EXPECT_FALSE(of_others->has_value());
+  ASSERT_TRUE(replace_text_file(path, "{"));
+  EXPECT_FALSE(stored_profile(path, same));
   std::filesystem::remove_all(folder);
 }
 
