@@ -116,6 +116,7 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   if (lane.parts.empty()) unlist(ticket);
   if (issued_bytes_ == 0) busy_since_ = now;
   issued_bytes_ += bytes;
+  if (kind_of(ticket) == Kind::write) ++issued_writes_;
   table_->part(handle).state = PartState::issued;
   ++ticket.outstanding;
   return handle;
@@ -191,6 +192,7 @@ void DeviceQueue::finish(PartHandle handle, Nanos now) {
   part.address = nullptr;
   KVPOOL_ASSERT(issued_bytes_ >= bytes);
   issued_bytes_ -= bytes;
+  if (kind_of(table_->ticket_of(handle)) == Kind::write) --issued_writes_;
   if (issued_bytes_ == 0) {
     counters_.busy += now - busy_since_;
     busy_since_ = never;

@@ -96,6 +96,7 @@ class DeviceQueue {
   [[nodiscard]] const Staging& staging() const { return staging_; }
   [[nodiscard]] uint64_t queued_bytes() const { return queued_bytes_ + issued_bytes_; }
   [[nodiscard]] uint64_t issued_bytes() const { return issued_bytes_; }
+  [[nodiscard]] uint32_t issued_writes() const { return issued_writes_; }
   [[nodiscard]] double bytes_per_second() const { return bytes_per_second_; }
   [[nodiscard]] DeviceCounters counters(Nanos now) const;
 
@@ -133,6 +134,7 @@ class DeviceQueue {
   uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind
   uint64_t queued_bytes_ = 0;
   uint64_t issued_bytes_ = 0;
+  uint32_t issued_writes_ = 0;  // parts
   uint64_t device_bytes_ = 0;
   Sending sending_;
   Nanos now_{0};

@@ -63,8 +63,8 @@ TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   EXPECT_EQ(small_parts, 8);
 }
 
-// A consumer that asks for its layers one by one has no more of the device than one that asks for all at once,
-// and gets them one after the other.
+// A consumer that asks for its layers one by one has no more of the device than one that asks for all at
+// once, and gets them one after the other.
 TEST_F(DeviceQueueTest, TicketsOfOnePinShareOneTurnInTheirOrder) {
   std::vector<Ticket*> pieces;
   for (int i = 0; i < 3; ++i) {

@@ -125,6 +125,7 @@ class Engine {
   bool issue_read(DeviceQueue& queue);
   bool issue_write(DeviceQueue& queue);
   bool issue_prepared(DeviceQueue& queue);
+  [[nodiscard]] bool write_wants_room(const DeviceQueue& queue) const;
   void arrived(DeviceQueue& queue, PartHandle handle);
   void transfer(PartHandle handle);
   [[nodiscard]] DeviceQueue* next_to_transfer();

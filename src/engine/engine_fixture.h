@@ -88,7 +88,9 @@ class EngineFixture : public testing::Test {
     engine = std::make_unique<Engine>(wiring, options);
     ASSERT_TRUE(engine->add_namespace(geometry, false).has_value());
     segments = geometry.segments();
-    memory_.resize(data_at() + uint64_t{4} * blocks_max * segments * segment_bytes + 8192);
+    sizes_ = geometry.segment_bytes;
+    stride_bytes_ = *std::ranges::max_element(sizes_);
+    memory_.resize(data_at() + uint64_t{4} * blocks_max * segments * stride_bytes_ + 8192);
     ASSERT_TRUE(port.regions.add(aligned(memory_)));
     ASSERT_EQ(engine->attach(port), Errc::ok);
   }
@@ -97,7 +99,7 @@ class EngineFixture : public testing::Test {
   [[nodiscard]] BlockKey key(uint32_t document, uint32_t block) const { return {document + 1, block}; }
   [[nodiscard]] std::span<std::byte> data(uint32_t document, uint32_t block, uint32_t segment) {
     const uint64_t number = (uint64_t{document} * blocks_max + block) * segments + segment;
-    return aligned(memory_).subspan(data_at() + number * segment_bytes, segment_bytes);
+    return aligned(memory_).subspan(data_at() + number * stride_bytes_, sizes_[segment]);
   }
   [[nodiscard]] static std::byte payload(uint32_t document, uint32_t block, uint32_t segment) {
     return static_cast<std::byte>(mix64(document * 1000003ULL + block * 1009ULL + segment) | 1);
@@ -203,6 +205,8 @@ class EngineFixture : public testing::Test {
     return (bytes + 4095) / 4096 * 4096;
   }
 
+  std::vector<uint32_t> sizes_;  // of the segments
+  uint64_t stride_bytes_ = 0;
   std::vector<std::vector<std::byte>> staging_;
   std::vector<std::byte> memory_;
   uint16_t next_slot_ = 0;

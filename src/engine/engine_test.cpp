@@ -93,6 +93,38 @@ TEST_F(EngineTest, WritesGiveWayToReadsButAreNotStarved) {
   EXPECT_EQ(finish(writing).blocks, 8);
 }
 
+// The window of a device that small reads keep full never has room for a large write by itself.
+class LargeWriteTest : public EngineFixture {
+ protected:
+  void write_beside_small_reads(const SimDeviceOptions& device) {
+    const uint32_t window_bytes = 8 * segment_bytes;
+    Geometry geometry = uniform(4);
+    geometry.segment_bytes[3] = window_bytes;
+    ASSERT_NO_FATAL_FAILURE(
+        open({.devices = {device}, .shares = {1}, .window_bytes = window_bytes, .verify = Verify::none},
+             geometry));
+    ASSERT_NO_FATAL_FAILURE(store(0, 16));
+    Submission read = message(Op::retrieve, 0, 16);
+    read.segment_count = 1;
+    std::array<uint16_t, 4> reading;
+    for (uint16_t& slot : reading) slot = send(read);
+    write_payload(1, 1);
+    const uint16_t writing = send(message(Op::store, 1, 1));
+    for (uint32_t reads = 0; !ends(writing).released_at && reads < 150;) {
+      ASSERT_NO_FATAL_FAILURE(step());
+      for (uint16_t& slot : reading) {
+        if (!ends(slot).released_at) continue;
+        slot = send(read);
+        ++reads;
+      }
+    }
+    EXPECT_TRUE(ends(writing).released_at);
+  }
+};
+
+TEST_F(LargeWriteTest, IsNotStarvedByAStreamOfSmallReads) { write_beside_small_reads(drive()); }
+TEST_F(LargeWriteTest, IsNotStarvedInMemoryEither) { write_beside_small_reads(host_memory()); }
+
 // As GPT-OSS: every other layer is a window, of which the last block's alone is loaded.
 TEST_F(EngineTest, AfterACutTheWindowsOfTheBlockThatIsNowTheLastAreLoaded) {
   Geometry geometry = uniform(4);

@@ -26,6 +26,8 @@ bool Engine::pump(DeviceQueue& queue) {
     } else if (write_turn && issue_write(queue)) {
       // Preparing is not the turn yet: the device has seen nothing of it.
       if (queue.limits().in_place) queue.reads_in_a_row = 0;
+    } else if (write_turn && write_wants_room(queue)) {
+      break;
     } else if (issue_read(queue)) {
       ++queue.reads_in_a_row;
     } else if (!issue_prepared(queue)) {
@@ -35,6 +37,14 @@ bool Engine::pump(DeviceQueue& queue) {
     worked = true;
   }
   return worked;
+}
+
+// Whether a write whose turn it is finds no room for as long as reads go on taking what is freed, a small
+// piece at a time. Reads wait then: what is out comes home, and with nothing out every write has room. One
+// that is being prepared needs none yet.
+bool Engine::write_wants_room(const DeviceQueue& queue) const {
+  return !queue.prepared.empty() ||
+         (queue.has_queued(DeviceQueue::Kind::write) && queue.issued_writes() == 0);
 }
 
 bool Engine::verifies(const DeviceQueue& queue) const {

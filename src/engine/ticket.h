@@ -58,7 +58,7 @@ struct Lane {
   PartList parts;
   uint64_t queued_bytes = 0;  // of the parts
   uint64_t served = 0;        // virtual time: bytes that this ticket had from the device, see DeviceQueue
-  bool listed = false;  // among the device's lanes
+  bool listed = false;        // among the device's lanes
 };
 
 enum class StoreState : uint8_t { waiting, writing, existing, committed, failed };
