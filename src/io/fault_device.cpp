@@ -31,6 +31,11 @@ void FaultDevice::script(IoKind kind, uint64_t count, Fault fault) {
   script_.push_back({kind, submitted_[static_cast<size_t>(kind)] + count, fault});
 }
 
+void FaultDevice::stop_faults() {
+  options_ = {};
+  script_.clear();
+}
+
 void FaultDevice::release_stuck() {
   while (!stuck_.empty()) {
     const bool pushed = unstuck_.push(stuck_.pop());

@@ -51,6 +51,8 @@ class FaultDevice final : public Device {
   void script(IoKind kind, uint64_t count, Fault fault);
   // Lets all stuck requests go; they complete as usual.
   void release_stuck();
+  // From here on requests are carried out as they should be; what was hurt stays hurt.
+  void stop_faults();
   [[nodiscard]] size_t stuck() const { return stuck_.size(); }
   // How often this fault was given out.
   [[nodiscard]] uint64_t count(Fault fault) const { return counts_[static_cast<size_t>(fault)]; }

@@ -8,7 +8,10 @@ namespace kvpool::sim {
 namespace {
 
 constexpr std::byte poison_byte{0xEE};
-constexpr uint64_t patient_ns = 5'000'000'000;
+constexpr uint64_t patient_ns = 20'000'000'000;
+constexpr uint32_t chains = 6;
+constexpr uint32_t first_max = 5;  // of a run that does not start at its root
+constexpr uint32_t depth_max = first_max + 12;
 constexpr size_t keys_at = 0;
 constexpr size_t addresses_at = 512;
 constexpr size_t data_at = 4096;
@@ -19,12 +22,8 @@ uint64_t identity(NamespaceId ns, const BlockKey& key) { return payload_seed(ns,
 
 }  // namespace
 
-Actor::Actor(World& world, uint32_t number, uint64_t seed)
-    : world_(world),
-      prng_(seed),
-      region_(jobs_max * job_bytes + 8192),
-      jobs_(jobs_max),
-      jobs_left_(world.options().jobs_per_actor) {
+Actor::Actor(World& world, uint32_t number, uint64_t seed, uint32_t jobs)
+    : world_(world), prng_(seed), region_(jobs_max * job_bytes + 8192), jobs_(jobs_max), jobs_left_(jobs) {
   port_.name = fmt::format("actor {}", number);
   // Aligned or not: both must work.
   std::byte* base = region_.data();
@@ -100,6 +99,7 @@ bool Actor::take_completions() {
 void Actor::on_result(Job& job, const Completion& completion) {
   if (job.has_result) world_.fail("two results for one ticket");
   job.has_result = true;
+  job.found_blocks = completion.blocks;
   const Nanos took = world_.clock().now() - job.started;
   const Nanos allowed =
       Nanos(static_cast<Nanos::rep>(job.message.timeout_ns)) + std::chrono::milliseconds(50);
@@ -108,8 +108,8 @@ void Actor::on_result(Job& job, const Completion& completion) {
   }
   if (completion.code == Errc::timed_out) {
     ++counts_.timed_out;
-    // Nothing here takes a thousandth of that: without faults it can only have been forgotten.
-    if (job.message.timeout_ns == patient_ns && !world_.options().faults) {
+    // Nothing here takes a tenth of that, what is stuck included: it can only have been forgotten.
+    if (job.message.timeout_ns == patient_ns) {
       world_.fail(fmt::format("a request waited in vain: {}", world_.engine().outstanding()));
     }
   }
@@ -213,9 +213,14 @@ void Actor::lay_out(Job& job, Submission& message, uint32_t blocks, uint32_t col
 
 void Actor::choose_run(Job& job, Submission& message) {
   message.ns = NamespaceId(static_cast<uint16_t>(prng_.below(world_.namespaces())));
-  const auto chain = static_cast<uint32_t>(prng_.below(6));
-  const uint32_t first = prng_.chance(0.7) ? 0 : static_cast<uint32_t>(prng_.below(6));
-  message.blocks = static_cast<uint32_t>(prng_.between(1, blocks_max));
+  const auto chain = static_cast<uint32_t>(prng_.below(chains));
+  const uint32_t first = prng_.chance(0.7) ? 0 : static_cast<uint32_t>(prng_.below(first_max + 1));
+  choose_blocks(job, message, chain, first, static_cast<uint32_t>(prng_.between(1, blocks_max)));
+}
+
+void Actor::choose_blocks(Job& job, Submission& message, uint32_t chain, uint32_t first,
+                          uint32_t blocks) const {
+  message.blocks = blocks;
   job.keys.clear();
   for (uint32_t i = 0; i < message.blocks; ++i) job.keys.push_back(world_.key(message.ns, chain, first + i));
   if (first > 0 && !world_.is_flat(message.ns)) {
@@ -327,6 +332,26 @@ void Actor::start_nonsense(Job& job) {
   job.columns = 0;
   job.used_bytes = 0;
   start(job, message);
+}
+
+void Actor::retrieve_all() {
+  Job& job = jobs_[0];
+  for (uint16_t ns = 0; ns < world_.namespaces(); ++ns) {
+    for (uint32_t chain = 0; chain < chains; ++chain) {
+      for (uint32_t depth = 0; depth < depth_max; depth += std::max(1U, job.found_blocks)) {
+        Submission message;
+        message.op = Op::retrieve;
+        message.ns = NamespaceId(ns);
+        message.timeout_ns = patient_ns;
+        choose_blocks(job, message, chain, depth, std::min(blocks_max, depth_max - depth));
+        message.segment_count = static_cast<uint16_t>(world_.catalog().geometry(message.ns).segments());
+        lay_out(job, message, message.blocks, message.segment_count, false);
+        start(job, message);
+        job.cancel_sent = true;  // it is not to be cancelled
+        world_.run_until([&job] { return !job.active; });
+      }
+    }
+  }
 }
 
 void Actor::close() {

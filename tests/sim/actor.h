@@ -13,7 +13,7 @@ namespace kvpool::sim {
 
 class Actor {
  public:
-  Actor(World& world, uint32_t number, uint64_t seed);
+  Actor(World& world, uint32_t number, uint64_t seed, uint32_t jobs);
 
   // Takes completions, then may start something. True if it did anything.
   bool act();
@@ -24,6 +24,8 @@ class Actor {
   // Drops what it holds and leaves the pool; what is under way is cancelled.
   void close();
   void check_poison();
+  // Retrieves whatever the pool may have, one run after the other, and checks it.
+  void retrieve_all();
 
   struct Counts {
     uint32_t stored_blocks = 0;
@@ -45,6 +47,7 @@ class Actor {
     std::vector<BlockKey> keys;  // of the run, as asked
     uint32_t columns = 0;
     uint32_t seen_progress = 0;
+    uint32_t found_blocks = 0;
     std::span<std::byte> memory;
     size_t used_bytes = 0;  // of memory, at its last use
     Nanos started{0};
@@ -59,6 +62,7 @@ class Actor {
 
   bool start_something();
   void choose_run(Job& job, Submission& message);
+  void choose_blocks(Job& job, Submission& message, uint32_t chain, uint32_t first, uint32_t blocks) const;
   void start(Job& job, Submission message);
   void start_store(Job& job, Submission message);
   void start_retrieve(Job& job, Submission message);

@@ -34,7 +34,7 @@ World::World(WorldOptions options) : options_(options) {
   make_devices(prng);
   make_engine(prng);
   for (uint32_t i = 0; i < options.actors; ++i) {
-    actors_.push_back(std::make_unique<Actor>(*this, i, prng.next()));
+    actors_.push_back(std::make_unique<Actor>(*this, i, prng.next(), options.jobs_per_actor));
   }
 }
 
@@ -158,31 +158,46 @@ void World::free_stuck_requests() {
 std::string World::run() {
   if (!failure_.empty()) return failure_;
   Prng prng(options_.seed ^ 0x5eed);
-  Nanos free_at = std::chrono::milliseconds(stuck_after_ms);
-  // One actor in some worlds dies in the middle of its work.
-  const bool one_dies = actors_.size() > 1 && prng.chance(0.4);
-  const Nanos dies_at = Nanos(prng.below(40'000'000));
-  uint64_t rounds = 0;
-  while (failure_.empty() && !all_done()) {
+  free_at_ = std::chrono::milliseconds(stuck_after_ms);
+  one_dies_ = actors_.size() > 1 && prng.chance(0.4);
+  dies_at_ = Nanos(prng.below(40'000'000));
+  run_until([this] { return all_done(); });
+  if (failure_.empty() && options_.faults) check_bad_blocks_are_gone();
+  if (failure_.empty()) check_home();
+  return failure_;
+}
+
+void World::run_until(const std::function<bool()>& done) {
+  while (failure_.empty() && !done()) {
     bool worked = true;
     while (worked && failure_.empty()) {
       worked = engine_->step();
       for (const auto& actor : actors_) worked |= actor->act();
-      if (++rounds > 5'000'000) fail("it goes round and round");
+      if (++rounds_ > 5'000'000) fail("it goes round and round");
     }
-    if (one_dies && clock_.now() >= dies_at) actors_[0]->close();
-    Nanos next = std::min(engine_->next_event_time(), free_at);
+    if (one_dies_ && clock_.now() >= dies_at_) actors_[0]->close();
+    Nanos next = std::min(engine_->next_event_time(), free_at_);
     for (const auto& actor : actors_) next = std::min(next, actor->next_time());
-    if (one_dies && !actors_[0]->is_closed()) next = std::min(next, std::max(dies_at, clock_.now()));
+    if (one_dies_ && !actors_[0]->is_closed()) next = std::min(next, std::max(dies_at_, clock_.now()));
     clock_.advance_to(std::max(clock_.now(), next));
-    if (clock_.now() >= free_at) {
+    if (clock_.now() >= free_at_) {
       free_stuck_requests();
-      free_at = clock_.now() + std::chrono::milliseconds(stuck_after_ms);
+      free_at_ = clock_.now() + std::chrono::milliseconds(stuck_after_ms);
     }
     if (clock_.now() > std::chrono::seconds(600)) fail("hung: " + engine_->outstanding());
   }
-  if (failure_.empty()) check_home();
-  return failure_;
+}
+
+// Whoever reads a block with wrong bytes is the last to find it: what a sweep through all that is stored has
+// found wrong, the next one does not find at all.
+void World::check_bad_blocks_are_gone() {
+  for (const auto& device : faulty_) device->stop_faults();
+  Actor& auditor = *actors_.emplace_back(
+      std::make_unique<Actor>(*this, static_cast<uint32_t>(actors_.size()), options_.seed, /*jobs=*/0));
+  auditor.retrieve_all();
+  const uint64_t wrong = engine_->counters().checksum_errors;
+  auditor.retrieve_all();
+  if (engine_->counters().checksum_errors != wrong) fail("wrong bytes were found again");
 }
 
 void World::check_home() {

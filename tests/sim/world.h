@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -34,6 +35,8 @@ class World {
 
   // Empty when all is well, else what was wrong.
   [[nodiscard]] std::string run();
+  // Steps until `done` or a failure.
+  void run_until(const std::function<bool()>& done);
 
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] Catalog& catalog() { return *catalog_; }
@@ -55,6 +58,7 @@ class World {
   void make_engine(Prng& prng);
   void free_stuck_requests();
   [[nodiscard]] bool all_done() const;
+  void check_bad_blocks_are_gone();
   void check_home();
 
   WorldOptions options_;
@@ -66,6 +70,11 @@ class World {
   std::unique_ptr<Engine> engine_;
   std::vector<bool> flat_;
   std::vector<std::unique_ptr<Actor>> actors_;
+  // One actor in some worlds dies in the middle of its work.
+  bool one_dies_ = false;
+  Nanos dies_at_{0};
+  Nanos free_at_{0};
+  uint64_t rounds_ = 0;
   std::string failure_;
 };
 
