@@ -17,11 +17,11 @@ namespace kvpool::bench {
 namespace {
 
 constexpr std::array system_table{
-    SystemKind{"tiered-files", false, true, PlacementRule::bandwidth},
-    SystemKind{"pooled-files", true, true, PlacementRule::bandwidth},
-    SystemKind{"tiered-direct", false, false, PlacementRule::bandwidth},
+    SystemKind{"tiered-files", false, true, std::nullopt},
+    SystemKind{"pooled-files", true, true, std::nullopt},
+    SystemKind{"tiered-direct", false, false, std::nullopt},
     SystemKind{"striped-direct", true, false, PlacementRule::equal},
-    SystemKind{"pooled-direct", true, false, PlacementRule::bandwidth},
+    SystemKind{"pooled-direct", true, false, std::nullopt},
 };
 constexpr uint32_t concurrency_max = 16;
 constexpr uint64_t tokens_max = 128 * 1024;
@@ -269,7 +269,7 @@ Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& mac
                                             const Profile& profile, const Documents& documents) {
   Config own = config;
   own.buffer_bytes = consumer_buffer_bytes(documents);
-  own.placement = kind.placement;
+  own.placement = kind.placement.value_or(config.placement);
   own.namespaces.clear();
   if (kind.pooled) return PooledSystem::open(machine, std::move(own), profile, documents, kind.files);
   return TieredSystem::open(machine, own, documents, kind.files);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,7 +65,7 @@ struct SystemKind {
   std::string_view name;
   bool pooled;              // kvpool's engine; else one tier after the other
   bool files;               // buffered chunk files; else the configuration's own storage devices
-  PlacementRule placement;  // of pooled ones
+  std::optional<PlacementRule> placement;  // of pooled ones; none: the configuration's
 };
 [[nodiscard]] std::span<const SystemKind> system_kinds();
 

@@ -255,6 +255,10 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                                : find_profile(config, *pieces->set, *pieces->clock);
   if (!profile) return tl::unexpected(profile.error());
   apply_caps(config, *profile);
+  if (config.placement == PlacementRule::link && profile->link_bytes_per_second <= 0) {
+    log_warn(
+        "placement \"link\": the profile has no link_bytes_per_second, so shares are as with \"bandwidth\"");
+  }
   if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened)
     return tl::unexpected(opened.error());
   const std::vector<Device*> devices = pieces->set->devices();
