@@ -217,6 +217,13 @@ Nanos Engine::estimate_exactly(const PinRef& pin) {
   return time_for(bytes);
 }
 
+PinRef Engine::find_pinned(const Submission& message) {
+  PinRef pin = pins_.find(message.pin);
+  const bool inside = pin && message.blocks > 0 && message.block_first < pin.blocks().size() &&
+                      message.blocks <= pin.blocks().size() - message.block_first;
+  return inside ? std::move(pin) : PinRef();
+}
+
 void Engine::admit_estimate(ConsumerPort& port, const Submission& message) {
   const PinRef pin = pins_.find(message.pin);
   if (!pin) {

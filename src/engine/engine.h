@@ -95,6 +95,8 @@ class Engine {
   Ticket* open_ticket(ConsumerPort& port, const Submission& message);
   [[nodiscard]] Errc check(const ConsumerPort& port, const Submission& message) const;
   [[nodiscard]] std::span<const BlockKey> keys_of(const ConsumerPort& port, const Submission& message);
+  // The pin that a message names; null where that is none, or the blocks asked for are not all of its run.
+  [[nodiscard]] PinRef find_pinned(const Submission& message);
   [[nodiscard]] Errc find_parent(const Submission& message, BlockId& parent) const;
   void admit_match(ConsumerPort& port, const Submission& message);
   void admit_estimate(ConsumerPort& port, const Submission& message);

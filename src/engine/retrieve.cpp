@@ -12,10 +12,8 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   PinRef pin;
   uint32_t blocks = message.blocks;
   if (has_pin) {
-    pin = pins_.find(message.pin);
-    const bool inside = pin && message.blocks > 0 && message.block_first < pin.blocks().size() &&
-                        message.blocks <= pin.blocks().size() - message.block_first;
-    if (!inside) {
+    pin = find_pinned(message);
+    if (!pin) {
       ++counters_.invalid_requests;
       return answer(port, message, {.code = Errc::invalid_argument});
     }

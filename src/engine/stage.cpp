@@ -15,10 +15,8 @@ constexpr uint32_t unpublished_residence = 2;  // Catalog::places
 }  // namespace
 
 void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
-  PinRef pin = pins_.find(message.pin);
-  const bool inside = pin && message.blocks > 0 && message.block_first < pin.blocks().size() &&
-                      message.blocks <= pin.blocks().size() - message.block_first;
-  if (!inside) {
+  PinRef pin = find_pinned(message);
+  if (!pin) {
     ++counters_.invalid_requests;
     return answer(port, message, {.code = Errc::invalid_argument});
   }
