@@ -1,0 +1,304 @@
+// What every device must do (io/device.h), asked of each kind alike, and of those that stack on another.
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <ostream>
+
+#include "base/prng.h"
+#include "io/cap_device.h"
+#include "io/fault_device.h"
+#include "io/file/file_device.h"
+#include "io/memory/memory_device.h"
+#include "io/null/null_device.h"
+#include "io/sim/sim_device.h"
+
+namespace kvpool {
+namespace {
+
+constexpr uint64_t mib = 1ULL << 20;
+constexpr uint64_t size_bytes = 8 * mib;
+constexpr uint32_t queue_depth = 8;
+constexpr uint32_t part_bytes = 16384;
+
+struct FreeMemory {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<std::byte, FreeMemory>;
+
+Memory take_memory(size_t bytes) {
+  Memory memory(static_cast<std::byte*>(std::aligned_alloc(4096, bytes)));
+  std::fill_n(memory.get(), bytes, std::byte{0});
+  return memory;
+}
+
+// What a device under test needs around it.
+struct Surroundings {
+  std::string folder;
+  SteadyClock clock;
+  Memory memory = take_memory(size_bytes);  // of a memory device
+};
+
+struct DeviceKind {
+  std::string name;
+  std::function<Result<std::unique_ptr<Device>>(Surroundings&)> make;
+};
+std::ostream& operator<<(std::ostream& out, const DeviceKind& kind) { return out << kind.name; }
+
+Result<std::unique_ptr<Device>> make_file(Surroundings& around) {
+  auto device = FileDevice::open({.name = "file0",
+                                  .path = around.folder + "/pool",
+                                  .size_bytes = size_bytes,
+                                  .queue_depth = queue_depth});
+  if (!device) return tl::unexpected(device.error());
+  return std::unique_ptr<Device>(std::move(*device));
+}
+
+Result<std::unique_ptr<Device>> make_memory(Surroundings& around) {
+  return std::make_unique<MemoryDevice>("memory0", std::span(around.memory.get(), size_bytes), queue_depth);
+}
+
+Result<std::unique_ptr<Device>> make_null(Surroundings& /*around*/) {
+  return std::make_unique<NullDevice>("null0", size_bytes, queue_depth);
+}
+
+Result<std::unique_ptr<Device>> make_sim(Surroundings& around, bool in_place) {
+  return std::make_unique<SimDevice>(around.clock, SimDeviceOptions{.name = "sim0",
+                                                                    .size_bytes = size_bytes,
+                                                                    .jitter = 0.5,
+                                                                    .queue_depth_max = queue_depth,
+                                                                    .in_place = in_place,
+                                                                    .storage = !in_place});
+}
+
+Result<std::unique_ptr<Device>> with_cap(Result<std::unique_ptr<Device>> lower, Surroundings& around) {
+  if (!lower) return lower;
+  const CapOptions caps{.read_bytes_per_second = 500'000'000, .write_bytes_per_second = 500'000'000};
+  return std::make_unique<CapDevice>(std::move(*lower), caps, around.clock);
+}
+
+Result<std::unique_ptr<Device>> with_lateness(Result<std::unique_ptr<Device>> lower, Surroundings& around) {
+  if (!lower) return lower;
+  const FaultOptions faults{.late = 0.5, .late_by = std::chrono::milliseconds(1)};
+  return std::make_unique<FaultDevice>(std::move(*lower), faults, around.clock);
+}
+
+std::vector<DeviceKind> all_kinds() {
+  return {
+      {"memory", make_memory},
+      {"file", make_file},
+      {"null", make_null},
+      {"sim", [](Surroundings& around) { return make_sim(around, false); }},
+      {"sim_in_place", [](Surroundings& around) { return make_sim(around, true); }},
+      {"capped_file", [](Surroundings& around) { return with_cap(make_file(around), around); }},
+      {"capped_memory", [](Surroundings& around) { return with_cap(make_memory(around), around); }},
+      {"late_file", [](Surroundings& around) { return with_lateness(make_file(around), around); }},
+      {"late_memory", [](Surroundings& around) { return with_lateness(make_memory(around), around); }},
+  };
+}
+
+class DeviceSuite : public testing::TestWithParam<DeviceKind> {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "kvpool_devices_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    around_.folder = pattern;
+    auto made = GetParam().make(around_);
+    if (!made && made.error().code == Errc::unsupported) GTEST_SKIP() << made.error().message;
+    ASSERT_TRUE(made) << made.error().message;
+    device_ = std::move(*made);
+    limits_ = device_->limits();
+    const std::array<std::span<std::byte>, 1> regions = {std::span(buffers_.get(), registered_bytes)};
+    ASSERT_TRUE(device_->start(regions));
+  }
+  void TearDown() override {
+    device_.reset();
+    std::filesystem::remove_all(around_.folder);
+  }
+
+  // Sleeps as the engine does; fails the test where a device would let it sleep for ever.
+  IoCompletion wait_for_one() {
+    std::array<IoCompletion, 1> out;
+    const Nanos begin = around_.clock.now();
+    while (device_->poll(out) == 0) {
+      const Nanos now = around_.clock.now();
+      if (now - begin > std::chrono::seconds(30)) {
+        ADD_FAILURE() << "nothing came for 30 s";
+        return {.code = Errc::timed_out};
+      }
+      const Nanos next = device_->next_event_time();
+      if (next <= now) continue;
+      if (next == never && device_->wait_fd() < 0) {
+        ADD_FAILURE() << "it has something under way, and neither a time nor a descriptor says when";
+        return {.code = Errc::timed_out};
+      }
+      const Nanos most = std::chrono::seconds(1);
+      const Nanos wait = next == never ? most : std::min(most, next - now);
+      const timespec timeout{.tv_sec = 0, .tv_nsec = std::min<long>(wait.count(), 999'999'999)};
+      pollfd readable{device_->wait_fd(), POLLIN, 0};
+      ppoll(&readable, device_->wait_fd() < 0 ? 0 : 1, &timeout, nullptr);
+    }
+    return out[0];
+  }
+
+  [[nodiscard]] bool submit(IoKind kind, uint64_t offset, uint32_t length, std::byte* buffer, uint64_t tag) {
+    IoRequest request;
+    request.kind = kind;
+    request.offset = ByteOffset(offset);
+    request.length_bytes = length;
+    request.buffer = limits_.in_place ? nullptr : buffer;
+    request.tag = tag;
+    return device_->submit(request);
+  }
+  // One request to its end; in place the copy is ours.
+  void move(IoKind kind, uint64_t offset, std::span<std::byte> bytes) {
+    ASSERT_TRUE(submit(kind, offset, static_cast<uint32_t>(bytes.size()), bytes.data(), 77));
+    const IoCompletion done = wait_for_one();
+    ASSERT_EQ(done.code, Errc::ok);
+    ASSERT_EQ(done.tag, 77U);
+    ASSERT_EQ(done.bytes, bytes.size());
+    if (!limits_.in_place) return;
+    ASSERT_NE(done.in_place, nullptr);
+    if (kind == IoKind::read) {
+      std::memcpy(bytes.data(), done.in_place, bytes.size());
+    } else {
+      std::memcpy(done.in_place, bytes.data(), bytes.size());
+    }
+  }
+  static void fill(std::span<std::byte> bytes, uint64_t seed) {
+    Prng prng(seed);
+    for (std::byte& b : bytes) b = static_cast<std::byte>(prng.next());
+  }
+
+  static constexpr size_t registered_bytes = 4 * mib;
+  Surroundings around_;
+  Memory buffers_ = take_memory(2 * registered_bytes);  // the second half is not registered
+  DeviceLimits limits_;
+  std::unique_ptr<Device> device_;  // before the memory that it holds
+};
+
+INSTANTIATE_TEST_SUITE_P(All, DeviceSuite, testing::ValuesIn(all_kinds()),
+                         [](const auto& kind) { return kind.param.name; });
+
+TEST_P(DeviceSuite, HasLimitsThatFitTogether) {
+  EXPECT_EQ(limits_.size_bytes, size_bytes);
+  ASSERT_GT(limits_.alignment_bytes, 0U);
+  EXPECT_EQ(limits_.alignment_bytes & (limits_.alignment_bytes - 1), 0U);
+  EXPECT_GE(limits_.transfer_bytes_max, 65536U);
+  EXPECT_EQ(limits_.transfer_bytes_max % limits_.alignment_bytes, 0U);
+  EXPECT_GE(limits_.queue_depth_max, 1U);
+  EXPECT_FALSE(device_->name().empty());
+  EXPECT_FALSE(limits_.in_place && limits_.storage) << "storage is not addressed in place";
+}
+
+TEST_P(DeviceSuite, WaitsForNothingWhenIdle) {
+  std::array<IoCompletion, 4> out;
+  EXPECT_EQ(device_->poll(out), 0U);
+  EXPECT_EQ(device_->next_event_time(), never);
+}
+
+// What submit() has gathered is sent by poll(): nobody else would call it.
+TEST_P(DeviceSuite, AsksToBePolledForWhatItWasGiven) {
+  ASSERT_TRUE(submit(IoKind::read, 0, part_bytes, buffers_.get(), 1));
+  EXPECT_NE(device_->next_event_time(), never);
+  EXPECT_EQ(wait_for_one().code, Errc::ok);
+}
+
+TEST_P(DeviceSuite, ReadsBackWhatWasWrittenFromItsFirstByteToItsLast) {
+  if (!limits_.keeps_bytes) GTEST_SKIP() << "it keeps nothing";
+  const uint32_t step = limits_.alignment_bytes;
+  const uint32_t most = std::min<uint32_t>(limits_.transfer_bytes_max, mib);
+  struct Range {
+    uint64_t offset;
+    uint32_t length;
+  };
+  const std::vector<Range> ranges = {{0, std::max(step, 4096U)},
+                                     {mib, most},
+                                     {5 * mib + step, std::max(step, 12288U)},
+                                     {size_bytes - most, most}};
+  uint64_t seed = 1;
+  for (const Range& range : ranges) {
+    const std::span bytes(buffers_.get(), range.length);
+    fill(bytes, seed++);
+    ASSERT_NO_FATAL_FAILURE(move(IoKind::write, range.offset, bytes));
+  }
+  seed = 1;
+  // Into registered memory, and into memory that no start() has heard of.
+  for (const Range& range : ranges) {
+    std::vector<std::byte> expected(range.length);
+    fill(expected, seed++);
+    for (const size_t at : {size_t{0}, registered_bytes}) {
+      const std::span bytes(buffers_.get() + at, range.length);
+      std::ranges::fill(bytes, std::byte{0});
+      ASSERT_NO_FATAL_FAILURE(move(IoKind::read, range.offset, bytes));
+      EXPECT_TRUE(std::ranges::equal(bytes, expected)) << "at " << range.offset;
+    }
+  }
+}
+
+TEST_P(DeviceSuite, TouchesNothingBesideWhatWasAskedFor) {
+  if (!limits_.keeps_bytes) GTEST_SKIP() << "it keeps nothing";
+  const uint32_t step = std::max(limits_.alignment_bytes, 4096U);
+  const std::span all(buffers_.get(), size_t{3} * step);
+  std::ranges::fill(all, std::byte{0xaa});
+  ASSERT_NO_FATAL_FAILURE(move(IoKind::write, mib, all));
+  const std::span one(buffers_.get(), step);
+  std::ranges::fill(one, std::byte{0x55});
+  ASSERT_NO_FATAL_FAILURE(move(IoKind::write, mib + step, one));
+  std::ranges::fill(all, std::byte{0});
+  ASSERT_NO_FATAL_FAILURE(move(IoKind::read, mib, all));
+  for (size_t i = 0; i < all.size(); ++i) {
+    ASSERT_EQ(all[i], i / step == 1 ? std::byte{0x55} : std::byte{0xaa}) << i;
+  }
+  // And a read leaves the memory around its buffer alone.
+  const std::span middle = all.subspan(step, step);
+  std::ranges::fill(all, std::byte{0x11});
+  ASSERT_NO_FATAL_FAILURE(move(IoKind::read, mib + step, middle));
+  for (size_t i = 0; i < all.size(); ++i) {
+    ASSERT_EQ(all[i], i / step == 1 ? std::byte{0x55} : std::byte{0x11}) << i;
+  }
+}
+
+TEST_P(DeviceSuite, CompletesEachRequestOnceAndRefusesOnlyWhenFull) {
+  constexpr uint32_t requests = 300;
+  std::vector<int> seen(requests, 0);
+  uint32_t sent = 0;
+  for (uint32_t received = 0; received < requests; ++received) {
+    while (sent < requests) {
+      const IoKind kind = sent % 3 == 0 ? IoKind::write : IoKind::read;
+      const uint64_t offset = uint64_t{sent % 100} * part_bytes;
+      std::byte* const buffer = buffers_.get() + size_t{sent % 256} * part_bytes;
+      if (!submit(kind, offset, part_bytes, buffer, 1000 + sent)) break;
+      ++sent;
+    }
+    ASSERT_LE(sent - received, limits_.queue_depth_max);
+    ASSERT_TRUE(sent == requests || sent > received) << "refused with nothing under way";
+    const IoCompletion done = wait_for_one();
+    ASSERT_EQ(done.code, Errc::ok);
+    ASSERT_EQ(done.bytes, part_bytes);
+    ASSERT_TRUE(done.tag >= 1000 && done.tag < 1000 + requests);
+    ASSERT_EQ(seen[done.tag - 1000]++, 0) << "completed twice";
+  }
+  std::array<IoCompletion, 4> out;
+  EXPECT_EQ(device_->poll(out), 0U);
+}
+
+TEST_P(DeviceSuite, MayGoWithRequestsUnderWay) {
+  for (uint32_t i = 0; i < limits_.queue_depth_max; ++i) {
+    if (!submit(IoKind::read, uint64_t{i} * part_bytes, part_bytes, buffers_.get() + size_t{i} * part_bytes,
+                i))
+      break;
+  }
+  std::array<IoCompletion, 1> out;
+  (void)device_->poll(out);
+  device_.reset();  // what comes late finds its buffers still there: they are freed after it
+}
+
+}  // namespace
+}  // namespace kvpool
