@@ -14,7 +14,9 @@ struct Owner {
   std::unique_ptr<DeviceSet> set;
 };
 
-DeviceHooks to_api(const bench::DeviceHooks& hooks) { return {hooks.make_storage, hooks.decorate}; }
+DeviceHooks to_api(const bench::DeviceHooks& hooks) {
+  return {hooks.make_storage, hooks.decorate, hooks.decorate_transfer};
+}
 
 }  // namespace
 
@@ -30,7 +32,7 @@ Result<bench::OpenedDevices> BenchMachine::open_devices(const Config& config,
   bench::OpenedDevices opened;
   opened.regions = owner->set->regions();
   opened.buffers = owner->set->buffers();
-  opened.transfer = make_transfer(config);
+  opened.transfer = make_transfer(config, to_api(hooks));
   opened.devices = owner->set->devices();
   opened.owner = std::move(owner);
   return opened;

@@ -26,6 +26,7 @@ constexpr std::array system_table{
 constexpr uint32_t concurrency_max = 16;
 constexpr uint64_t tokens_max = 128 * 1024;
 constexpr uint32_t documents_max = 256;
+constexpr size_t busy_bins = 60;  // as many as a plot can show
 
 double to_seconds(Nanos time) { return std::chrono::duration<double>(time).count(); }
 
@@ -59,7 +60,8 @@ struct Repeat {
   Asked asked;
   CpuTime cpu;
   SystemUse before, after;
-  Limits limits;  // measured just before it
+  Limits limits;                                    // measured just before it
+  std::vector<std::vector<double>> busy_over_time;  // [devices][busy_bins]
 
   [[nodiscard]] double wall_s() const { return to_seconds(asked.wall); }
   [[nodiscard]] double gbps() const { return static_cast<double>(asked.bytes) / wall_s() / 1e9; }
@@ -67,18 +69,11 @@ struct Repeat {
   [[nodiscard]] double read_bytes(size_t device) const {
     return static_cast<double>(after.devices[device].read_bytes - before.devices[device].read_bytes);
   }
-  [[nodiscard]] double busy_s(size_t device) const;
+  [[nodiscard]] double busy_s(size_t device) const {
+    return std::min(wall_s(), to_seconds(after.devices[device].busy - before.devices[device].busy));
+  }
   [[nodiscard]] double blocked_s() const;
 };
-
-// A device that moves nothing has no time of its own: its bytes are copied elsewhere, at a measured rate.
-double Repeat::busy_s(size_t device) const {
-  if (after.devices[device].in_place) {
-    const double rate = limits.read_bytes_per_second[device];
-    return rate > 0 ? std::min(wall_s(), read_bytes(device) / rate) : 0;
-  }
-  return std::min(wall_s(), to_seconds(after.devices[device].busy - before.devices[device].busy));
-}
 
 // A thread that sleeps between polls waits for I/O at most while a storage device has something under way.
 double Repeat::blocked_s() const {
@@ -88,6 +83,35 @@ double Repeat::blocked_s() const {
   }
   return to_seconds(after.io_calls - before.io_calls) +
          std::min(to_seconds(after.slept - before.slept), storage_busy_s);
+}
+
+// That of the median wall time; of the two in the middle the shorter.
+const Repeat& median_repeat(const std::vector<Repeat>& repeats) {
+  std::vector<const Repeat*> order;
+  for (const Repeat& repeat : repeats) order.push_back(&repeat);
+  std::sort(order.begin(), order.end(),
+            [](const Repeat* a, const Repeat* b) { return a->asked.wall < b->asked.wall; });
+  return *order[(order.size() - 1) / 2];
+}
+
+std::vector<LongdocDevice> make_devices(const std::vector<Repeat>& repeats,
+                                        const std::vector<double>& planned_shares) {
+  std::vector<LongdocDevice> devices;
+  const Repeat& typical = median_repeat(repeats);
+  double all_bytes = 0;
+  for (size_t d = 0; d < typical.after.devices.size(); ++d) {
+    const double bytes = median_of(repeats, [d](const Repeat& r) { return r.read_bytes(d); });
+    all_bytes += bytes;
+    LongdocDevice device{.name = typical.after.devices[d].name, .bytes = static_cast<uint64_t>(bytes)};
+    if (d < planned_shares.size()) device.planned_share = planned_shares[d];
+    device.busy_fraction = median_of(repeats, [d](const Repeat& r) { return r.busy_s(d) / r.wall_s(); });
+    device.busy_over_time = typical.busy_over_time[d];
+    devices.push_back(std::move(device));
+  }
+  for (LongdocDevice& device : devices) {
+    device.share = all_bytes > 0 ? static_cast<double>(device.bytes) / all_bytes : 0;
+  }
+  return devices;
 }
 
 LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t concurrency,
@@ -112,18 +136,7 @@ LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t
   row.cpu_user_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.user); });
   row.cpu_system_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.system); });
   row.blocked_s = median_of(repeats, [](const Repeat& r) { return r.blocked_s(); });
-  double all_bytes = 0;
-  for (size_t d = 0; d < repeats.front().after.devices.size(); ++d) {
-    const double bytes = median_of(repeats, [d](const Repeat& r) { return r.read_bytes(d); });
-    all_bytes += bytes;
-    row.devices.push_back(
-        {.name = repeats.front().after.devices[d].name,
-         .bytes = static_cast<uint64_t>(bytes),
-         .busy_fraction = median_of(repeats, [d](const Repeat& r) { return r.busy_s(d) / r.wall_s(); })});
-  }
-  for (LongdocDevice& device : row.devices) {
-    device.share = all_bytes > 0 ? static_cast<double>(device.bytes) / all_bytes : 0;
-  }
+  row.busy_bin_s = median_repeat(repeats).wall_s() / static_cast<double>(busy_bins);
   return row;
 }
 
@@ -213,10 +226,10 @@ class Run {
         repeats.push_back(std::move(*repeat));
       }
       LongdocRow row = make_row(kind, documents, concurrency, repeats);
+      row.devices = make_devices(repeats, (*system)->planned_shares());
       row.wrong_blocks += compared->wrong_blocks;
       row.spilled_bytes = (*system)->spilled_bytes();
-      row.store_gbps =
-          static_cast<double>(documents.count() * documents.stored_bytes()) / stored_s / 1e9;
+      row.store_gbps = static_cast<double>(documents.count() * documents.stored_bytes()) / stored_s / 1e9;
       rows_.push_back(std::move(row));
     }
     system->reset();
@@ -235,12 +248,17 @@ class Run {
     if (!limits) return tl::unexpected(limits.error());
     repeat.limits = std::move(*limits);
     repeat.before = system.use();
+    for (MeterDevice* meter : system.meters()) meter->start_record(SteadyClock().now());
     const CpuTime cpu = process_cpu_time();
     auto asked = system.ask(order, concurrency, Check::stamps);
     repeat.cpu = process_cpu_time() - cpu;
     repeat.after = system.use();
     if (!asked) return tl::unexpected(asked.error());
     repeat.asked = std::move(*asked);
+    for (const MeterDevice* meter : system.meters()) {
+      repeat.busy_over_time.push_back(
+          fractions_of(meter->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
+    }
     return repeat;
   }
 

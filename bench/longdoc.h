@@ -33,13 +33,16 @@ struct LongdocOptions {
 
 struct LongdocDevice {
   std::string name;
-  uint64_t bytes = 0;  // read in a repeat, median
-  double share = 0;    // of what all devices read
+  uint64_t bytes = 0;                   // read in a repeat, median
+  double share = 0;                     // of what all devices read
+  std::optional<double> planned_share;  // where shares are planned
   double busy_fraction = 0;
+  std::vector<double> busy_over_time;  // in each bin of the median repeat
 };
 
 // One system at one model, length and concurrency. Seconds are of a question, from its match to the check of
-// its last segment; the rest is of a repeat, medians over the repeats.
+// its last segment; the rest is of a repeat, medians over the repeats. What goes on over time is of one
+// repeat, that with the median wall time.
 struct LongdocRow {
   std::string system;
   std::string model;
@@ -55,6 +58,7 @@ struct LongdocRow {
   double blocked_s = 0;
   uint64_t spilled_bytes = 0;
   uint64_t wrong_blocks = 0;
+  double busy_bin_s = 0;  // of each device's busy_over_time
   std::vector<LongdocDevice> devices;
 };
 
@@ -72,7 +76,7 @@ using Progress = std::function<void(const std::string& phrase, double done)>;
 // floor that loading adds to. As measured for LLaMA-3.1-8B on an H100 under vLLM 0.26 (docs/benchmarks.md).
 [[nodiscard]] double question_prefill_s(uint64_t tokens);
 
-// {"systems": [...]}, as docs/cli.md has it.
+// {"prefill_source": ..., "systems": [...]}, as docs/cli.md has it.
 [[nodiscard]] nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows);
 [[nodiscard]] std::string longdoc_table(const std::vector<LongdocRow>& rows);
 

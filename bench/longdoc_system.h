@@ -22,6 +22,7 @@ namespace kvpool::bench {
 
 // What was asked at once: the questions of one repeat.
 struct Asked {
+  Nanos begin{0};  // of SteadyClock
   Nanos wall{0};
   std::vector<Nanos> latencies;  // of each question: from its start until its last segment was checked
   uint64_t bytes = 0;            // delivered
@@ -57,14 +58,18 @@ class System {
   [[nodiscard]] virtual Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
                                           Check check) = 0;
   [[nodiscard]] virtual SystemUse use() const = 0;
+  // Of its devices, in the order of use().
+  [[nodiscard]] virtual std::span<MeterDevice* const> meters() const = 0;
+  // Of each device; empty where nothing is planned.
+  [[nodiscard]] virtual std::vector<double> planned_shares() const = 0;
   [[nodiscard]] virtual uint64_t spilled_bytes() const = 0;
 };
 
 // One row of the comparison.
 struct SystemKind {
   std::string_view name;
-  bool pooled;              // kvpool's engine; else one tier after the other
-  bool files;               // buffered chunk files; else the configuration's own storage devices
+  bool pooled;  // kvpool's engine; else one tier after the other
+  bool files;   // buffered chunk files; else the configuration's own storage devices
   std::optional<PlacementRule> placement;  // of pooled ones; none: the configuration's
 };
 [[nodiscard]] std::span<const SystemKind> system_kinds();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -120,6 +121,15 @@ TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
     EXPECT_LE(row.seconds_min, row.seconds_p50);
     EXPECT_LE(row.seconds_p50, row.seconds_max);
     EXPECT_NEAR(row.ttft_s - row.seconds_p50, 0.034, 1e-9);
+    EXPECT_GT(row.busy_bin_s, 0) << row.system;
+    for (const LongdocDevice& device : row.devices) {
+      EXPECT_FALSE(device.planned_share) << row.system;
+      EXPECT_EQ(device.busy_over_time.size(), 60U);
+      const auto& bins = device.busy_over_time;
+      const double busiest = *std::max_element(bins.begin(), bins.end());
+      EXPECT_LE(busiest, 1);
+      EXPECT_EQ(busiest > 0, device.bytes > 0) << row.system << ' ' << device.name;
+    }
   }
   machine_.pool_storage.clear();
   EXPECT_FALSE(std::filesystem::exists(folder_.path("pool.files")));
@@ -181,21 +191,38 @@ TEST_F(LongdocTest, ValidatesBeforeItTouchesAnything) {
   EXPECT_EQ(machine_.pools_opened, 0U);
 }
 
+std::set<std::string> keys_of(const nlohmann::ordered_json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
 TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
   LongdocRow row;
   row.system = "pooled-direct";
-  row.devices.push_back({"memory0", 12, 0.5, 0.25});
+  row.busy_bin_s = 0.0123;
+  row.devices.push_back({.name = "memory0",
+                         .bytes = 12,
+                         .share = 0.5,
+                         .planned_share = 0.625,
+                         .busy_fraction = 0.25,
+                         .busy_over_time = {0.1239, 1}});
+  row.devices.push_back({.name = "file0"});
   const auto json = longdoc_json({row});
-  EXPECT_EQ(json.size(), 1U);
-  std::set<std::string> keys;
-  for (const auto& [key, value] : json["systems"][0].items()) keys.insert(key);
-  EXPECT_EQ(keys, (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min",
-                                         "seconds_p50", "seconds_max", "gbps", "limit_gbps",
-                                         "fraction_of_limit", "store_gbps", "ttft_s", "cpu_user_s", "cpu_system_s",
-                                         "blocked_s", "spilled_bytes", "wrong_blocks", "devices"}));
-  keys.clear();
-  for (const auto& [key, value] : json["systems"][0]["devices"][0].items()) keys.insert(key);
-  EXPECT_EQ(keys, (std::set<std::string>{"name", "bytes", "share", "busy_fraction"}));
+  EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems"}));
+  EXPECT_EQ(keys_of(json["systems"][0]),
+            (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min", "seconds_p50",
+                                   "seconds_max", "gbps", "limit_gbps", "store_gbps", "ttft_s",
+                                   "fraction_of_limit", "cpu_user_s", "cpu_system_s", "blocked_s",
+                                   "spilled_bytes", "wrong_blocks", "busy_bin_s", "devices"}));
+  EXPECT_EQ(json["systems"][0]["busy_bin_s"], 0.0123);
+  const auto& devices = json["systems"][0]["devices"];
+  EXPECT_EQ(keys_of(devices[0]), (std::set<std::string>{"name", "bytes", "share", "planned_share",
+                                                        "busy_fraction", "busy_over_time"}));
+  EXPECT_EQ(devices[0]["planned_share"], 0.625);
+  EXPECT_EQ(devices[0]["busy_over_time"], (std::vector<double>{0.124, 1}));
+  EXPECT_TRUE(devices[1]["planned_share"].is_null());
+  EXPECT_TRUE(devices[1]["busy_over_time"].is_array());
 }
 
 TEST(LongdocReport, PrefillIsTheMeasuredFloor) {

@@ -25,6 +25,8 @@ struct DeviceHooks {
   std::function<Result<std::unique_ptr<Device>>(const DeviceConfig&)> make_storage;
   // Stacks something over a finished device, caps included. Empty: nothing.
   std::function<std::unique_ptr<Device>(std::unique_ptr<Device>)> decorate;
+  // The same for what copies, made after the devices.
+  std::function<std::unique_ptr<Transfer>(std::unique_ptr<Transfer>)> decorate_transfer;
 };
 
 // Devices without a pool, not started. `owner` keeps all that the rest points to, and goes last.

@@ -1,8 +1,12 @@
 // MeterDevice: counts what passes through a device, in the same way for every system that a benchmark
-// compares: bytes, the time with at least one request in flight, and the time that the owner thread spent in
-// its calls, which for a device over io_uring is the time of its system calls.
+// compares: bytes, the time that the owner thread spent in its calls, which for a device over io_uring is the
+// time of its system calls, and the time in which it was busy, with a record of when.
 //
-// Thread: as any Device; counters() may be called from any thread while it runs.
+// A device is busy while it has at least one request in flight; a memory device also while at least one copy
+// into or out of its memory is under way, of which a MeterTransfer tells it.
+//
+// Thread: as any Device; counters() may be called from any thread while it runs, the record be read and begun
+// from another only while nothing is under way.
 
 #pragma once
 
@@ -11,6 +15,7 @@
 #include <atomic>
 #include <memory>
 
+#include "bench/timeline.h"
 #include "io/device.h"
 
 namespace kvpool::bench {
@@ -34,16 +39,33 @@ class MeterDevice final : public Device {
   [[nodiscard]] int wait_fd() const override { return below_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override { return below_->next_event_time(); }
 
+  // For a MeterTransfer, on the owner thread: whether this address lies between those that the device has
+  // handed out, and copies into or out of its memory.
+  [[nodiscard]] bool has_handed_out(const std::byte* at) const { return at >= memory_ && at < memory_end_; }
+  void copy_begins(Nanos now) { begin(now); }
+  void copy_ends(Nanos now) { end(now, 1); }
+
   [[nodiscard]] MeterCounters counters() const;
+  // Begins the record anew. REQUIRES: nothing is under way, and the owner thread learns of the next request
+  // from the caller, so that it sees the change.
+  void start_record(Nanos at) { record_.start(at); }
+  // REQUIRES: nothing is under way, and the caller learned of the last completion from the owner thread.
+  [[nodiscard]] const Timeline& record() const { return record_; }
   // The thread that started the device and drives it; 0 before that.
   [[nodiscard]] pid_t owner_thread() const { return owner_.load(std::memory_order_relaxed); }
   [[nodiscard]] Device& below() { return *below_; }
 
  private:
+  void begin(Nanos now);
+  void end(Nanos now, size_t count);
+
   std::unique_ptr<Device> below_;
   SteadyClock clock_;
-  uint32_t in_flight_ = 0;
+  size_t under_way_ = 0;  // requests and copies
   Nanos busy_since_{0};
+  Timeline record_;
+  const std::byte* memory_ = nullptr;  // the lowest address handed out, and the end of the highest
+  const std::byte* memory_end_ = nullptr;
   // Counted at submission: a benchmark in which a request fails is void.
   std::atomic<uint64_t> read_bytes_{0};
   std::atomic<uint64_t> written_bytes_{0};

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "bench/meter_transfer.h"
 #include "bench/payload.h"
 #include "bench/system_time.h"
 
@@ -73,12 +74,7 @@ std::vector<LayerUnit> layer_units(const Documents& documents, uint64_t unit_byt
 Result<std::unique_ptr<System>> PooledSystem::open(Machine& machine, Config config, const Profile& profile,
                                                    const Documents& documents, bool files) {
   std::unique_ptr<PooledSystem> system(new PooledSystem(documents));
-  DeviceHooks hooks;
-  hooks.decorate = [&](std::unique_ptr<Device> device) {
-    auto meter = std::make_unique<MeterDevice>(std::move(device));
-    system->meters_.push_back(meter.get());
-    return meter;
-  };
+  DeviceHooks hooks = meter_hooks(system->meters_);
   if (files) {
     system->files_ = std::make_unique<FilesStorage>();
     hooks.make_storage = [&](const DeviceConfig& device) {
@@ -192,7 +188,7 @@ class PooledSystem::Session {
   }
 
   [[nodiscard]] Result<Asked> run() {
-    const Nanos begin = clock_.now();
+    asked_.begin = clock_.now();
     while (answered_ < order_.size()) {
       while (active_.size() < concurrency_ && next_question_ < order_.size()) {
         if (auto started = start(); !started) return tl::unexpected(started.error());
@@ -203,7 +199,7 @@ class PooledSystem::Session {
       if (!taken) return tl::unexpected(taken.error());
       if (*taken == 0 && !flights_.empty()) consumer().wait(wait_max);
     }
-    asked_.wall = clock_.now() - begin;
+    asked_.wall = clock_.now() - asked_.begin;
     asked_.bytes = order_.size() * documents_.delivered_bytes();
     asked_.wrong_blocks = checker_.wrong_blocks();
     return asked_;
@@ -378,6 +374,12 @@ class PooledSystem::Session {
 
 Result<Asked> PooledSystem::ask(std::span<const uint32_t> order, uint32_t concurrency, Check check) {
   return Session(*this, order, concurrency, check).run();
+}
+
+std::vector<double> PooledSystem::planned_shares() const {
+  std::vector<double> shares;
+  for (const kvpool_device_stats& device : pool_->device_stats()) shares.push_back(device.planned_share);
+  return shares;
 }
 
 SystemUse PooledSystem::use() const {

@@ -41,6 +41,8 @@ class PooledSystem final : public System {
   [[nodiscard]] Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
                                   Check check) override;
   [[nodiscard]] SystemUse use() const override;
+  [[nodiscard]] std::span<MeterDevice* const> meters() const override { return meters_; }
+  [[nodiscard]] std::vector<double> planned_shares() const override;
   [[nodiscard]] uint64_t spilled_bytes() const override { return pool_->settled_stats().spilled_bytes; }
 
  private:

@@ -7,6 +7,7 @@
 #include <deque>
 
 #include "base/units.h"
+#include "bench/meter_transfer.h"
 #include "bench/payload.h"
 
 namespace kvpool::bench {
@@ -43,13 +44,8 @@ std::vector<BlockPart> block_parts(const Geometry& geometry, bool all, uint64_t 
 Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Config& config,
                                                    const Documents& documents, bool files) {
   auto storage = files ? std::make_unique<FilesStorage>() : nullptr;
-  DeviceHooks hooks;
   std::vector<MeterDevice*> meters;
-  hooks.decorate = [&](std::unique_ptr<Device> device) {
-    auto meter = std::make_unique<MeterDevice>(std::move(device));
-    meters.push_back(meter.get());
-    return meter;
-  };
+  DeviceHooks hooks = meter_hooks(meters);
   if (storage) {
     hooks.make_storage = [&](const DeviceConfig& device) {
       return storage->make(device, documents.padded_block_bytes());
@@ -163,14 +159,14 @@ class TieredSystem::Session {
   }
 
   [[nodiscard]] Result<Asked> run() {
-    const Nanos begin = clock_.now();
+    asked_.begin = clock_.now();
     while (answered_ < order_.size()) {
       while (active_.size() < concurrency_ && next_question_ < order_.size()) start();
       begin_reads();
       if (auto moved = system_.mover_->advance(); !moved) return tl::unexpected(moved.error());
       while (const auto slot = system_.mover_->finished()) take_block(*slot);
     }
-    asked_.wall = clock_.now() - begin;
+    asked_.wall = clock_.now() - asked_.begin;
     asked_.bytes = order_.size() * system_.documents_.delivered_bytes();
     asked_.wrong_blocks = checker_.wrong_blocks();
     return asked_;

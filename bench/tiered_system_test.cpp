@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "bench/testing/test_machine.h"
 
 namespace kvpool::bench {
@@ -102,11 +104,31 @@ TEST_P(TieredSystemTest, ReadsOneTierAfterTheOther) {
   auto system = TieredSystem::open(machine_, config, document, GetParam());
   ASSERT_TRUE(system) << system.error().message;
   ASSERT_TRUE((*system)->store());
+  for (MeterDevice* meter : (*system)->meters()) meter->start_record(SteadyClock().now());
   const auto asked = (*system)->ask(question_order(1, 1, 1), 1, Check::stamps);
   ASSERT_TRUE(asked) << asked.error().message;
   const auto use = (*system)->use();
   EXPECT_EQ(use.devices[0].read_bytes, use.devices[1].read_bytes - 8192);  // the last block's window
   EXPECT_GT(std::chrono::duration<double>(asked->wall).count(), 0.4);
+  // Memory is busy from the start, storage to the end, and they change over in one bin.
+  std::vector<std::vector<double>> busy;
+  for (const MeterDevice* meter : (*system)->meters()) {
+    busy.push_back(fractions_of(meter->record(), asked->begin, asked->wall, 20));
+  }
+  const auto first = std::find_if(busy[1].begin(), busy[1].end(), [](double f) { return f > 0; });
+  const ptrdiff_t change = first - busy[1].begin();
+  EXPECT_GT(change, 3);
+  EXPECT_LT(change, 17);
+  for (ptrdiff_t bin = 0; bin < 20; ++bin) {
+    const double memory = busy[0][static_cast<size_t>(bin)];
+    const double storage = busy[1][static_cast<size_t>(bin)];
+    if (bin < change - 1) {
+      EXPECT_GT(memory, 0.9) << bin;
+    } else if (bin > change) {
+      EXPECT_EQ(memory, 0) << bin;
+      EXPECT_GT(storage, 0.9) << bin;
+    }
+  }
 }
 
 TEST_P(TieredSystemTest, RefusesDocumentsThatDoNotFit) {

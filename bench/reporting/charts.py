@@ -80,36 +80,61 @@ def throughput(case):
     return drawing
 
 
+STRIP, STRIP_LABEL = 15, LABEL + 84
+
+
 def busy(case, colours):
-    """One strip a device and system: over time where the result has it, else the fraction of the time."""
-    runs = [run for run in case.runs if any(device.busy_fraction is not None for device in run.devices)]
+    """Which device was busy when; of results that do not say that, what fraction of the time."""
+    return busy_over_time(case, colours) or busy_fractions(case, colours)
+
+
+def busy_over_time(case, colours):
+    """A lane a device, a group a system, on one axis of time, so that one sees who worked while others did not."""
+    runs = [run for run in case.runs if run.busy_span_s]
     if not runs:
         return None
-    over_time = all(device.busy_over_time for run in runs for device in run.devices) and \
-        all(run.seconds_p50 for run in runs)
-    longest = max(run.seconds_p50 for run in runs) if over_time else 1
-    label, strip = LABEL + 84, 15
-    width = WIDE
-    drawing = Drawing(width, f"Busy devices, {form.case_name(case)}")
-    room, y = width - label - 70, 4
-    for run in runs:
+    longest = max(run.busy_span_s for run in runs)
+
+    def lane(drawing, run, device, y, room):
+        bins, length = [min(1, fraction) for fraction in device.busy_over_time], room * run.busy_span_s / longest
+        fraction = sum(bins) / len(bins)  # of the repeat that is drawn; busy_fraction is the median of all
+        drawing.rect(STRIP_LABEL, y, length, STRIP, "track",
+                     f"{run.system}, {device.name}: busy {form.percent(fraction)} of {form.seconds(run.busy_span_s)}")
+        draw_over_time(drawing, bins, STRIP_LABEL, y, length, STRIP, colours.css(device.name))
+        return length, fraction
+
+    lanes = [(run, run.timed_devices) for run in runs]
+    return strips(f"Busy devices over time, {form.case_name(case)}", lanes, lane, longest, form.seconds)
+
+
+def busy_fractions(case, colours):
+    lanes = [(run, [device for device in run.devices if device.busy_fraction is not None]) for run in case.runs]
+    lanes = [(run, devices) for run, devices in lanes if devices]
+
+    def lane(drawing, run, device, y, room):
+        drawing.rect(STRIP_LABEL, y, room, STRIP, "track")
+        drawing.rect(STRIP_LABEL, y, room * min(1, device.busy_fraction), STRIP, colours.css(device.name),
+                     f"{run.system}, {device.name}: busy {form.percent(device.busy_fraction)}")
+        return room, device.busy_fraction
+
+    return strips(f"Busy devices, {form.case_name(case)}", lanes, lane, 1, form.percent) if lanes else None
+
+
+def strips(title, lanes, draw_lane, longest, mark_form):
+    """The frame of both: names, the lanes with their fractions behind them, an axis from 0 to `longest`."""
+    drawing, room, y = Drawing(WIDE, title), WIDE - STRIP_LABEL - 70, 4
+    for run, devices in lanes:
         drawing.text(LABEL - 10, y + 12, clip(run.system, 16), "name ours" if run.system == OURS else "name", "end")
-        span = room * (run.seconds_p50 / longest if over_time else 1)
-        for device in run.devices:
-            drawing.text(label - 8, y + 12, clip(device.name, 12), "note", "end")
-            drawing.rect(label, y, span, strip, "track")
-            if over_time:
-                draw_over_time(drawing, device.busy_over_time, label, y, span, strip, colours.css(device.name))
-            else:
-                drawing.rect(label, y, span * min(1, device.busy_fraction or 0), strip, colours.css(device.name),
-                             f"{run.system}, {device.name}: busy {form.percent(device.busy_fraction)}")
-            drawing.text(label + span + 8, y + 12, form.percent(device.busy_fraction), "value")
-            y += strip + 4
+        for device in devices:
+            drawing.text(STRIP_LABEL - 8, y + 12, clip(device.name, 12), "note", "end")
+            length, fraction = draw_lane(drawing, run, device, y, room)
+            drawing.text(STRIP_LABEL + length + 8, y + 12, form.percent(fraction), "value")
+            y += STRIP + 4
         y += 10
     for mark in form.round_steps(longest):
-        x = label + room * mark / longest
+        x = STRIP_LABEL + room * mark / longest
         drawing.line(x, y - 6, x, y - 2, "axis")
-        drawing.text(x, y + 10, form.seconds(mark) if over_time else form.percent(mark), "note", "middle")
+        drawing.text(x, y + 10, mark_form(mark), "note", "middle")
     return drawing
 
 
@@ -117,7 +142,7 @@ def draw_over_time(drawing, bins, x, y, width, height, css):
     step = width / len(bins)
     points = []
     for index, fraction in enumerate(bins):
-        top = y + height * (1 - min(1, fraction))
+        top = y + height * (1 - fraction)
         points += [(x + index * step, top), (x + (index + 1) * step, top)]
     drawing.area(points, y + height, css)
 

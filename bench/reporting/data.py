@@ -63,6 +63,18 @@ class Run:
             return None
         return max(0.0, self.ttft_s - self.seconds_p50)
 
+    @property
+    def timed_devices(self):
+        """Those of which it is known when they were busy, all with the same bins."""
+        bins = max((len(device.busy_over_time) for device in self.devices), default=0)
+        return [device for device in self.devices if bins and len(device.busy_over_time) == bins]
+
+    @property
+    def busy_span_s(self):
+        """The time that busy_over_time covers; of older results a repeat of one question, about."""
+        bins = max((len(device.busy_over_time) for device in self.timed_devices), default=0)
+        return bins and ((self.busy_bin_s or 0) * bins or self.seconds_p50) or None
+
 
 @dataclass
 class Case:
@@ -78,7 +90,7 @@ class Case:
 
 
 RUN_NUMBERS = ("seconds_min", "seconds_p50", "seconds_max", "gbps", "limit_gbps", "fraction_of_limit", "ttft_s",
-               "cpu_user_s", "cpu_system_s", "blocked_s", "spilled_bytes", "wrong_blocks")
+               "cpu_user_s", "cpu_system_s", "blocked_s", "spilled_bytes", "wrong_blocks", "busy_bin_s")
 
 
 def read_device(entry):

@@ -86,7 +86,24 @@ def throughput(cases):
     return sentence + (f"; the others {form.spread(min(others), max(others), form.percent)}." if others else ".")
 
 
+def at_once(run):
+    """In which fraction of the time all devices were busy, at least and at most: how they lay within a bin is not
+    known. None where it is not known of every device."""
+    lanes = [[min(1, fraction) for fraction in device.busy_over_time] for device in run.timed_devices]
+    if len(lanes) < 2 or len(lanes) < len(run.devices):
+        return None
+    bins = list(zip(*lanes))
+    least = sum(max(0, sum(fractions) - len(lanes) + 1) for fractions in bins)
+    return least / len(bins), sum(min(fractions) for fractions in bins) / len(bins)
+
+
 def busy(case):
+    ours, today = (case.run(system) if case else None for system in (OURS, TODAY))
+    together = at_once(ours) if ours else None
+    if together:
+        words = f"{OURS} had all devices at work at once for at least {form.percent(together[0])} of the time"
+        others = at_once(today) if today else None
+        return words + (f", {TODAY} for at most {form.percent(others[1])}." if others else ".")
     words = []
     for run in case.runs if case else []:
         known = [device for device in run.devices if device.busy_fraction is not None]

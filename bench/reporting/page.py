@@ -125,9 +125,11 @@ def sections(results):
                   "the devices, measured together; on the right, the fraction of it that was reached.",
                   panels(cases, charts.throughput))
     over_time = any(device.busy_over_time for case in cases for run in case.runs for device in run.devices)
-    how = "A device is busy while it has at least one request in flight; the percentage is of the run's time."
-    how += " Along the axis: the time since the first request; height: how busy the device was then." * over_time
-    yield section("Which device was busy", facts.busy(facts.headline_case(cases)), how,
+    how = "A device is busy while at least one request to it is under way; memory, while its bytes are copied. The " \
+          "percentage is of the run's time."
+    how += " Along the axis: the time since the first request of the median repeat; height: the part of each of " \
+           "its equal pieces in which the device was busy." * over_time
+    yield section("Which device was busy when" if over_time else "Which device was busy", facts.busy(facts.headline_case(cases)), how,
                   wide(cases, lambda case: charts.busy(case, colours), device_keys(colours)))
     yield section("Where the bytes lay", facts.shares(facts.headline_case(cases), results.devices),
                   "Share of the bytes that each device delivered. A notch marks the border as planned, in proportion "

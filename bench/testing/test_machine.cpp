@@ -139,6 +139,7 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
     owner->devices.push_back(std::move(made));
   }
   opened.transfer = std::make_unique<HostTransfer>(2);
+  if (hooks.decorate_transfer) opened.transfer = hooks.decorate_transfer(std::move(opened.transfer));
   return opened;
 }
 

@@ -219,17 +219,18 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::take_memory(const Config& config) 
 
 // A quarter of the cores. Two at least where there are two: one core's copies and checksums are less than
 // memory and a fast drive deliver together.
-std::unique_ptr<Transfer> make_transfer(const Config& config) {
+std::unique_ptr<Transfer> make_transfer(const Config& config, const DeviceHooks& hooks) {
   const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
   const uint32_t threads =
       config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, std::min(2U, cores), 8U);
-  return std::make_unique<HostTransfer>(threads);
+  std::unique_ptr<Transfer> transfer = std::make_unique<HostTransfer>(threads);
+  return hooks.decorate_transfer ? hooks.decorate_transfer(std::move(transfer)) : std::move(transfer);
 }
 
 Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,
                                   const ProbeOptions& options) {
   if (Status opened = set.open(config, clock, {}); !opened) return tl::unexpected(opened.error());
-  const auto transfer = make_transfer(config);
+  const auto transfer = make_transfer(config, {});
   PollWaiter waiter(clock);
   auto result =
       probe(clock, waiter, set.devices(), set.staging(), set.buffers(), set.regions(), *transfer, options);
@@ -265,7 +266,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   auto catalog = open_catalog(config, devices);
   if (!catalog) return tl::unexpected(catalog.error());
   pieces->catalog = std::move(*catalog);
-  pieces->transfer = make_transfer(config);
+  pieces->transfer = make_transfer(config, hooks);
   pieces->buffers = pieces->set->buffers();
 
   const Engine::Wiring wiring{.clock = pieces->clock.get(),

@@ -21,6 +21,8 @@ struct DeviceHooks {
   std::function<Result<std::unique_ptr<Device>>(const DeviceConfig&)> make_storage;
   // Stacks something over a finished device, caps included. Empty: nothing.
   std::function<std::unique_ptr<Device>(std::unique_ptr<Device>)> decorate;
+  // The same for what copies, made after the devices.
+  std::function<std::unique_ptr<Transfer>(std::unique_ptr<Transfer>)> decorate_transfer;
 };
 
 // The configuration's devices over memory that is taken once, not started; for pools and for probing alike.
@@ -48,7 +50,7 @@ class DeviceSet {
 [[nodiscard]] Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                                                       std::optional<Profile> profile);
 
-[[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config);
+[[nodiscard]] std::unique_ptr<Transfer> make_transfer(const Config& config, const DeviceHooks& hooks);
 
 // Measures the devices of a configuration. Caps that bind replace what was measured.
 [[nodiscard]] Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Clock& clock,

@@ -241,6 +241,32 @@ limit_read = "50MB/s"
             self.assertEqual(file.read(), "precious")
 
 
+class Longdoc(Tool):
+    def test_says_which_device_was_busy_when(self):
+        # Half of the document fits the memory; each device is held to one rate, so the plan is one half too.
+        devices = ("memory,size=64MiB,limit_read=200MB/s", "file,path=pool.kv,size=128MiB,limit_read=200MB/s")
+        result = self.json_of("bench", "longdoc", "--model", "qwen3-30b-a3b", "--tokens", "1k", "--documents", "1",
+                              "--repeat", "1", "--systems", "tiered-direct,pooled-direct",
+                              *(word for device in devices for word in ("--device", device)), "--json")
+        self.assertIn("vLLM", result["prefill_source"])
+        tiered, pooled = result["systems"]
+        at_once = {}
+        for system in (tiered, pooled):
+            self.assertGreater(system["busy_bin_s"] * 60, system["seconds_p50"] * 0.9)
+            for device in system["devices"]:
+                bins = device["busy_over_time"]
+                self.assertEqual(len(bins), 60)
+                self.assertTrue(all(0 <= fraction <= 1 for fraction in bins), bins)
+                # One repeat, so the two are of the same time.
+                self.assertAlmostEqual(sum(bins) / 60, device["busy_fraction"], delta=0.03)
+            lanes = (device["busy_over_time"] for device in system["devices"])
+            at_once[system["system"]] = sum(min(fractions) for fractions in zip(*lanes))
+        self.assertLess(at_once["tiered-direct"], 2)
+        self.assertGreater(at_once["pooled-direct"], 30)
+        self.assertEqual([device["planned_share"] for device in tiered["devices"]], [None, None])
+        self.assertAlmostEqual(sum(device["planned_share"] for device in pooled["devices"]), 1, places=5)
+
+
 if __name__ == "__main__":
     KVPOOL = os.path.abspath(sys.argv.pop(1))
     unittest.main()

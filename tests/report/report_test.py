@@ -71,7 +71,7 @@ class Page(unittest.TestCase):
 
     def test_everything(self):
         text = self.render(**fixture())
-        for title in ("Time to first token", "Throughput", "Which device was busy", "Where the bytes lay",
+        for title in ("Time to first token", "Throughput", "Which device was busy when", "Where the bytes lay",
                       "Replay of a trace", "All figures", "Devices", "Conditions"):
             self.assertIn(f"<h2>{title}</h2>", text)
         # Two panels and a table row for each case; its numbers are those of the fixture.
@@ -121,19 +121,103 @@ class Page(unittest.TestCase):
         results["conditions"] = [(HOSTILE, HOSTILE)]
         self.assertIn("&lt;script&gt;", self.render(**results))
 
-    def test_busy_over_time_is_drawn_against_seconds(self):
-        results = fixture()
-        for result in results["longdoc"]:
-            for system in result["systems"]:
-                for device in system["devices"]:
-                    device["busy_over_time"] = [0, 0.5, 1, 1]
-        self.assertIn("<polygon", self.render(**results))
-        self.assertNotIn("<polygon", self.render(**fixture()))
+    def test_busy_over_time_is_drawn_where_the_results_have_it(self):
+        timed = load("longdoc-gpt-oss-20b.json")  # the other fixtures are of before there was such a thing
+        lanes = sum(len(system["devices"]) for system in timed["systems"])
+        self.assertEqual(self.render(**fixture()).count("<polygon"), lanes)
+        self.assertIn("Which device was busy when", self.render(longdoc=[timed]))
+        untimed = self.render(**fixture(["longdoc-qwen3-30b-a3b.json"]))
+        self.assertNotIn("<polygon", untimed)
+        self.assertIn("<h2>Which device was busy</h2>", untimed)
+
+    def test_broken_busy_over_time(self):
+        whole = load("longdoc-gpt-oss-20b.json")
+        for bins in (None, [], "no", 3, [None], [1, "x"], [float("nan")], [-1], [7], [0] * 61, {"a": 1}):
+            for span in (None, 0, -1, [], "1", 0.002):
+                with self.subTest(bins=bins, span=span):
+                    broken = copy.deepcopy(whole)
+                    for index, system in enumerate(broken["systems"]):
+                        system["busy_bin_s"] = span
+                        for device in system["devices"][index % 2:]:
+                            device["busy_over_time"] = bins
+                    self.render(longdoc=[broken])
 
     def test_wrong_blocks_are_shouted(self):
         self.assertNotIn('class="alarm"', self.render(**fixture()))
         text = self.render(longdoc=[{"systems": [run("pooled-direct", wrong_blocks=3)]}])
         self.assertIn('<p class="alarm">3 blocks came back wrong', text)
+
+
+class BusyOverTime(unittest.TestCase):
+    class Colours:
+        @staticmethod
+        def css(name):
+            return "d0"
+
+    def case(self, *runs):
+        return data.gather(longdoc=[{"systems": list(runs)}]).cases[0]
+
+    def timed(self, system, bin_s, *lanes):
+        devices = [dict(name=f"device{i}", busy_fraction=0.9, busy_over_time=lane) for i, lane in enumerate(lanes)]
+        return run(system, busy_bin_s=bin_s, devices=devices)
+
+    def polygons(self, drawing):
+        """The corners of each area."""
+        return [[tuple(map(float, corner.split(","))) for corner in points.split()]
+                for points in re.findall(r'<polygon points="([^"]*)"', str(drawing))]
+
+    def test_all_systems_share_one_axis_of_time(self):
+        drawing = charts.busy(self.case(self.timed("tiered-files", 0.5, [1, 1, 0, 0], [0, 0, 1, 1]),
+                                        self.timed("pooled-direct", 0.25, [1, 1, 1, 1], [1, 0.5, 1, 1])), self.Colours)
+        areas = self.polygons(drawing)
+        self.assertEqual(len(areas), 4)
+        spans = [(min(x for x, _ in area), max(x for x, _ in area)) for area in areas]
+        left, room = spans[0][0], spans[0][1] - spans[0][0]
+        for (begin, end), part in zip(spans, (1, 1, 0.5, 0.5)):  # 2 s and 1 s
+            self.assertAlmostEqual(begin, left, delta=0.1)
+            self.assertAlmostEqual(end - begin, part * room, delta=0.1)
+        # One after the other: the first lane's area has height in the first half of its time, the second's after.
+        for area, busy_half in zip(areas[:2], (0, 1)):
+            base = max(y for _, y in area)
+            high = [x for x, y in area if y < base - 1]
+            self.assertAlmostEqual(min(high), left + busy_half * room / 2, delta=0.1)
+            self.assertAlmostEqual(max(high), left + (busy_half + 1) * room / 2, delta=0.1)
+        half = sorted(y for _, y in areas[3])
+        self.assertAlmostEqual(max(half) - min(half), charts.STRIP, delta=0.1)
+        self.assertIn(f"2.00{form.THIN}s", str(drawing))
+
+    def test_the_percentage_is_that_of_the_repeat_that_is_drawn(self):
+        drawing = str(charts.busy(self.case(self.timed("pooled-direct", 1, [1, 0], [1, 0.5])), self.Colours))
+        self.assertIn(f">50{form.THIN}%<", drawing)
+        self.assertIn(f">75{form.THIN}%<", drawing)
+        self.assertNotIn(f">90{form.THIN}%<", drawing)
+
+    def test_a_run_without_it_is_left_out_beside_one_with_it(self):
+        drawing = charts.busy(self.case(self.timed("pooled-direct", 1, [1, 0], [1, 0.5]),
+                                        run("tiered-files", devices=[dict(name="a", busy_fraction=0.4)])), self.Colours)
+        self.assertEqual(len(self.polygons(drawing)), 2)
+        self.assertNotIn("tiered-files", str(drawing))
+
+    def test_lanes_of_other_lengths_are_not_of_the_same_time(self):
+        drawing = charts.busy(self.case(self.timed("pooled-direct", 1, [1, 0], [1, 0.5, 1, 1])), self.Colours)
+        self.assertEqual(len(self.polygons(drawing)), 1)
+
+    def test_older_results_have_fractions(self):
+        drawing = charts.busy(self.case(run("tiered-files", devices=[dict(name="a", busy_fraction=0.4)])), self.Colours)
+        self.assertEqual(self.polygons(drawing), [])
+        self.assertIn(f">40{form.THIN}%<", str(drawing))
+        self.assertIsNone(charts.busy(self.case(run("tiered-files", devices=[dict(name="a")])), self.Colours))
+
+    def test_how_much_was_at_once_is_never_flattering(self):
+        tiered = self.timed("tiered-files", 1, [1, 0.4, 0, 0], [0, 0.5, 1, 1])
+        pooled = self.timed("pooled-direct", 1, [1, 1, 0.5, 1], [1, 1, 0.9, 1])
+        least, most = facts.at_once(self.case(pooled).runs[0])
+        self.assertAlmostEqual(least, 0.85)
+        self.assertAlmostEqual(most, 0.875)
+        self.assertEqual(facts.busy(self.case(tiered, pooled)), "pooled-direct had all devices at work at once for at "
+                         f"least 85{form.THIN}% of the time, tiered-files for at most 10{form.THIN}%.")
+        pooled["devices"].append(dict(name="c", busy_fraction=0.5))  # of which it is not known
+        self.assertIsNone(facts.at_once(self.case(pooled).runs[0]))
 
 
 class Facts(unittest.TestCase):
