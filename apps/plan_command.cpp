@@ -86,11 +86,9 @@ void add_device(const DeviceConfig& device, const std::map<std::string, double>&
     source = "profile";
   }
   if (device.limit_read_bytes_per_second) {
-    const auto cap = static_cast<double>(*device.limit_read_bytes_per_second);
-    if (source == "none" || cap < profile.read_bytes_per_second) {
-      profile.read_bytes_per_second = cap;
-      source = "cap";
-    }
+    const double bounded = bounded_by_cap(profile.read_bytes_per_second, device.limit_read_bytes_per_second);
+    if (bounded != profile.read_bytes_per_second) source = "cap";
+    profile.read_bytes_per_second = bounded;
   }
   inputs.profile.devices.push_back(std::move(profile));
   inputs.sources.push_back(std::move(source));

@@ -12,8 +12,8 @@ cd "$(dirname "$0")/.." || exit 2
 readonly kvpool=${KVPOOL:-build/release/kvpool}
 readonly work=build/demo results=build/demo-results page=kvpool-report.html
 readonly disk_gib=12 memory_gib=4
-# The documents of one line lie in the pool together. Their number is such that the planned share of memory
-# fits the memory device; the file holds all of them, in case that memory is slower than expected.
+# The documents of one line lie in the pool together. Memory holds three quarters of the longest, less than its
+# planned share, so that every system has to read from the file there; the other lines fit memory whole.
 readonly devices=(--device "memory,size=1536MiB" --device "file,path=$work/pool,size=3GiB")
 readonly documents=("llama-3.1-8b 16k 1" "gpt-oss-20b 16k 2" "qwen3-30b-a3b 16k 1" "llama-3.1-8b 1k,4k 3")
 readonly repeats=3 replay_requests=4000 replay_bytes_per_token=64

@@ -6,6 +6,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "base/units.h"
 
 namespace kvpool::bench {
 namespace {
@@ -138,6 +140,15 @@ Status FilesDirectory::remove_files() const {
 Status FilesDirectory::make_chunks(uint32_t count, uint64_t chunk_bytes) {
   for (uint32_t i = 0; i < chunks_; ++i) unlinkat(directory_.get(), chunk_name(i).c_str(), 0);
   chunks_ = 0;
+  // Asked first: to find out by filling the disk would disturb everybody else on it.
+  struct statvfs about{};
+  const uint64_t free_bytes = fstatvfs(directory_.get(), &about) == 0 ? about.f_bavail * about.f_frsize : 0;
+  if (count > free_bytes / chunk_bytes) {
+    return fail(Errc::system,
+                fmt::format("{}: {} do not fit on its file system, which has {} free; make the "
+                            "device smaller or free space",
+                            path_, format_bytes(count * chunk_bytes), format_bytes(free_bytes)));
+  }
   chunk_bytes_ = chunk_bytes;
   for (uint32_t i = 0; i < count; ++i) {
     const std::string name = chunk_name(i);

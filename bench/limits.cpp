@@ -16,14 +16,6 @@ constexpr uint64_t storage_bytes_max = 1ULL << 30;
 constexpr uint64_t buffer_bytes = 128ULL << 20;
 constexpr uint32_t depth_storage = 32;
 constexpr uint32_t depth_memory = 8;
-// A cap is enforced to within some percent; a device this close to it is bound by it.
-constexpr double cap_binds = 0.9;
-
-double bounded_by_cap(double measured, const DeviceConfig& device) {
-  if (!device.limit_read_bytes_per_second) return measured;
-  const auto cap = static_cast<double>(*device.limit_read_bytes_per_second);
-  return measured > cap_binds * cap ? cap : measured;
-}
 
 }  // namespace
 
@@ -133,7 +125,8 @@ Result<std::vector<double>> LimitMeter::read(const std::vector<bool>& reading) {
   std::vector<double> rates;
   const double seconds = std::chrono::duration<double>(end - begin).count();
   for (size_t d = 0; d < devices_.size(); ++d) {
-    rates.push_back(bounded_by_cap(static_cast<double>(bytes[d]) / seconds, devices_[d].config));
+    rates.push_back(bounded_by_cap(static_cast<double>(bytes[d]) / seconds,
+                                   devices_[d].config.limit_read_bytes_per_second));
   }
   return rates;
 }

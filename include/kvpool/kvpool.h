@@ -12,7 +12,8 @@
  * belong to the pool: a retrieve's destinations hold undefined bytes but for the segments that
  * kvpool_progress() reports, a store's sources must not change.
  *
- * Failure.  Nothing throws, nothing prints. A function returns a kvpool_status; where it takes a
+ * Failure.  Nothing throws. What an operator should know (memory without huge pages, a device that failed, a
+ * stalled ticket) is logged, a line each, on standard error. A function returns a kvpool_status; where it takes a
  * kvpool_error, the message says what was wrong, where, and what to do. Wrong bytes are never delivered: a
  * block whose bytes do not match their checksum is a miss.
  *
@@ -75,7 +76,9 @@ typedef struct kvpool_options {
   const char* config_toml; /* its text; exactly one of the two */
 } kvpool_options;
 
-/* Opens every device and starts the engine. All input is validated before any device is touched. */
+/* Opens every device and starts the engine. All input is validated before any device is touched. The pool is
+ * empty: what a file held of an earlier one is discarded. Blocks while memory is prepared and, where no profile
+ * is stored, while each device is measured for up to a second. */
 KVPOOL_API kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvpool_error* error);
 
 /* Cancels what is under way, waits up to timeout_us for the devices to be done, and frees everything.

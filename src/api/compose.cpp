@@ -126,20 +126,15 @@ class RealDeviceSet final : public DeviceSet {
   std::vector<std::unique_ptr<Device>> devices_;
 };
 
-constexpr double cap_binds = 0.9;
-
-// A cap that binds is the device's bandwidth: it is known better than anything measured. It is kept to within
-// some percent, so one that was measured close to its cap is bound by it.
 void apply_caps(const Config& config, Profile& profile) {
-  const auto bind = [](double& rate, const std::optional<uint64_t>& cap) {
-    if (cap && (rate <= 0 || rate > cap_binds * static_cast<double>(*cap))) rate = static_cast<double>(*cap);
-  };
   for (size_t i = 0; i < config.devices.size(); ++i) {
     DeviceProfile& device = profile.devices[i];
-    bind(device.read_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
-    bind(device.write_bytes_per_second, config.devices[i].limit_write_bytes_per_second);
+    const auto& read_cap = config.devices[i].limit_read_bytes_per_second;
+    device.read_bytes_per_second = bounded_by_cap(device.read_bytes_per_second, read_cap);
+    device.write_bytes_per_second =
+        bounded_by_cap(device.write_bytes_per_second, config.devices[i].limit_write_bytes_per_second);
     if (device.together_bytes_per_second > 0) {
-      bind(device.together_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
+      device.together_bytes_per_second = bounded_by_cap(device.together_bytes_per_second, read_cap);
     }
   }
 }

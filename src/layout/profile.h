@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,15 @@ struct DeviceProfile {
     return together_bytes_per_second > 0 ? together_bytes_per_second : read_bytes_per_second;
   }
 };
+
+// A cap that binds is the device's bandwidth: it is known better than anything measured. A cap is kept to
+// within some percent, so what was measured close to it was bound by it. A measured rate of 0: not known.
+[[nodiscard]] inline double bounded_by_cap(double measured, std::optional<uint64_t> cap) {
+  constexpr double binds = 0.9;
+  if (!cap) return measured;
+  const auto rate = static_cast<double>(*cap);
+  return measured <= 0 || measured > binds * rate ? rate : measured;
+}
 
 struct Profile {
   std::vector<DeviceProfile> devices;  // in the order of the configuration
