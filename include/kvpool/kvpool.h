@@ -13,9 +13,9 @@
  * kvpool_progress() reports, a store's sources must not change.
  *
  * Failure.  Nothing throws. What an operator should know (memory without huge pages, a device that failed, a
- * stalled ticket) is logged, a line each, on standard error. A function returns a kvpool_status; where it takes a
- * kvpool_error, the message says what was wrong, where, and what to do. Wrong bytes are never delivered: a
- * block whose bytes do not match their checksum is a miss.
+ * stalled ticket) is logged, a line each, on standard error. A function returns a kvpool_status; where it
+ * takes a kvpool_error, the message says what was wrong, where, and what to do. Wrong bytes are never
+ * delivered: a block whose bytes do not match their checksum is a miss.
  *
  * Versions.  KVPOOL_ABI_VERSION grows when a program compiled against an older header would break; within one
  * ABI version functions, constants and trailing struct fields are only added. Every struct that the caller
@@ -77,8 +77,8 @@ typedef struct kvpool_options {
 } kvpool_options;
 
 /* Opens every device and starts the engine. All input is validated before any device is touched. The pool is
- * empty: what a file held of an earlier one is discarded. Blocks while memory is prepared and, where no profile
- * is stored, while each device is measured for up to a second. */
+ * empty: what a file held of an earlier one is discarded. Blocks while memory is prepared and, where no
+ * profile is stored, while each device is measured for up to a second. */
 KVPOOL_API kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvpool_error* error);
 
 /* Cancels what is under way, waits up to timeout_us for the devices to be done, and frees everything.

@@ -31,7 +31,8 @@ std::vector<double> link_weights(const Profile& profile) {
   std::vector<double> weights;
   weights.reserve(profile.devices.size());
   for (const DeviceProfile& device : profile.devices) {
-    weights.push_back(device.retrieve_bytes_per_second() * (device.storage || memory <= 0 ? 1.0 : memory_scale));
+    weights.push_back(device.retrieve_bytes_per_second() *
+                      (device.storage || memory <= 0 ? 1.0 : memory_scale));
   }
   return weights;
 }

@@ -21,7 +21,8 @@ namespace kvpool {
 [[nodiscard]] Result<Profile> parse_profile(std::string_view json_text, const std::string& place);
 [[nodiscard]] std::string to_json(const Profile& profile);
 
-// The profile that lies at `path`: nothing where there is none, or where it is of other devices, which is logged.
+// The profile that lies at `path`: nothing where there is none, or where it is of other devices, which is
+// logged.
 [[nodiscard]] Result<std::optional<Profile>> stored_profile(const std::string& path,
                                                             std::span<const std::string> device_names);
 

@@ -20,8 +20,8 @@ struct Done {
   uint64_t cost_bytes = 0;
 };
 
-// While a worker has more to do, it wakes its owner once for so many bytes: waking takes it microseconds in the
-// kernel, a tenth of the time that a segment takes. At a core's copy rate this is about 0.1 ms.
+// While a worker has more to do, it wakes its owner once for so many bytes: waking takes it microseconds in
+// the kernel, a tenth of the time that a segment takes. At a core's copy rate this is about 0.1 ms.
 constexpr uint64_t tell_bytes = 2ULL << 20;
 
 // A job of no bytes still costs a trip.
