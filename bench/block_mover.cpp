@@ -166,7 +166,8 @@ Nanos BlockMover::next_event_time() const {
 void BlockMover::sleep() {
   transfer_.prepare_wait();
   // Once more, now that the Transfer will wake us.
-  const bool moved = poll_devices() | poll_transfer();
+  bool moved = poll_devices();
+  moved |= poll_transfer();
   const Nanos begin = clock_.now();
   const Nanos until = std::min(next_event_time(), begin + sleep_max);
   if (!moved && until > begin) {

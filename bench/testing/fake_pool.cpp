@@ -1,12 +1,14 @@
 #include "bench/testing/fake_pool.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <ranges>
 #include <set>
 #include <string>
 #include <vector>
@@ -110,8 +112,8 @@ struct kvpool_pool {
       run.push_back(key);
       if (!namespaces[request.ns].flat) parent = key;
     }
-    for (auto key = run.rbegin(); key != run.rend(); ++key) {
-      change(*key, [&](Block& block) { block.used_at = ++now; });
+    for (const Key& key : std::views::reverse(run)) {
+      change(key, [&](Block& block) { block.used_at = ++now; });
     }
     return run;
   }
@@ -129,7 +131,8 @@ struct kvpool_pool {
     --fake_pool().pins_held;
   }
 
-  std::byte* at(uint64_t address) const { return reinterpret_cast<std::byte*>(address); }
+  // Here an address is the pointer itself.
+  std::byte* at(uint64_t address) const { return std::bit_cast<std::byte*>(address); }
 
   void do_match(const kvpool_request& request, kvpool_completion& out) {
     const auto run = match(request);

@@ -8,7 +8,7 @@ namespace kvpool {
 
 Status Catalog::Impl::open(const CatalogOptions& wanted) {
   options = wanted;
-  const auto bad = [](std::string what) { return fail(Errc::invalid_argument, "catalog: " + what); };
+  const auto bad = [](const std::string& what) { return fail(Errc::invalid_argument, "catalog: " + what); };
   if (options.devices.empty() || options.devices.size() > devices_max) {
     return bad(fmt::format("{} devices; 1 to {} are allowed", options.devices.size(), devices_max));
   }

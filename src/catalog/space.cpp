@@ -237,10 +237,10 @@ void Space::check() const {
     used += uint64_t{slab.used} * c.slot;
   }
   KVPOOL_ASSERT(used == used_granules_ && empty == empty_count_);
-  for (uint16_t c = 0; c < classes_.size(); ++c) {
+  for (size_t c = 0; c < classes_.size(); ++c) {
     KVPOOL_ASSERT(free[c] == classes_[c].free);
     for (uint32_t i = classes_[c].partial; i != none; i = slabs_[i].next) {
-      KVPOOL_ASSERT(slabs_[i].size_class == SizeClass(c) && slabs_[i].used < classes_[c].per_slab);
+      KVPOOL_ASSERT(slabs_[i].size_class.value == c && slabs_[i].used < classes_[c].per_slab);
       KVPOOL_ASSERT(partial[c]-- > 0);
     }
     KVPOOL_ASSERT(partial[c] == 0);

@@ -124,6 +124,7 @@ class Engine {
 
   // ---- what happens to a part (parts.cpp)
   bool pump(DeviceQueue& queue);
+  bool issue_next(DeviceQueue& queue);
   bool issue_read(DeviceQueue& queue);
   bool issue_write(DeviceQueue& queue);
   bool issue_prepared(DeviceQueue& queue);

@@ -18,25 +18,29 @@ constexpr uint32_t transfers_min = 4;
 
 bool Engine::pump(DeviceQueue& queue) {
   bool worked = false;
-  while (queue.flush()) {
-    const bool write_turn =
-        !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
-    if (write_turn && issue_prepared(queue)) {
-      queue.reads_in_a_row = 0;
-    } else if (write_turn && issue_write(queue)) {
-      // Preparing is not the turn yet: the device has seen nothing of it.
-      if (queue.limits().in_place) queue.reads_in_a_row = 0;
-    } else if (write_turn && write_wants_room(queue)) {
-      break;
-    } else if (issue_read(queue)) {
-      ++queue.reads_in_a_row;
-    } else if (!issue_prepared(queue)) {
-      // A read that finds no room may wait for what a prepared write holds: that one goes out of turn.
-      break;
-    }
-    worked = true;
-  }
+  while (queue.flush() && issue_next(queue)) worked = true;
   return worked;
+}
+
+bool Engine::issue_next(DeviceQueue& queue) {
+  const bool write_turn =
+      !queue.has_queued(DeviceQueue::Kind::read) || queue.reads_in_a_row >= DeviceQueue::reads_per_write;
+  if (write_turn && issue_prepared(queue)) {
+    queue.reads_in_a_row = 0;
+    return true;
+  }
+  if (write_turn && issue_write(queue)) {
+    // Preparing is not the turn yet: the device has seen nothing of it.
+    if (queue.limits().in_place) queue.reads_in_a_row = 0;
+    return true;
+  }
+  if (write_turn && write_wants_room(queue)) return false;
+  if (issue_read(queue)) {
+    ++queue.reads_in_a_row;
+    return true;
+  }
+  // A read that finds no room may wait for what a prepared write holds: that one goes out of turn.
+  return issue_prepared(queue);
 }
 
 // Whether a write whose turn it is finds no room for as long as reads go on taking what is freed, a small

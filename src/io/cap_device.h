@@ -45,8 +45,8 @@ class TokenBucket {
 };
 
 struct CapOptions {
-  std::optional<uint64_t> read_bytes_per_second = {};
-  std::optional<uint64_t> write_bytes_per_second = {};
+  std::optional<uint64_t> read_bytes_per_second;
+  std::optional<uint64_t> write_bytes_per_second;
 };
 
 class CapDevice final : public Device {

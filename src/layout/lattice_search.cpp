@@ -85,8 +85,8 @@ Choice choose(uint32_t segments) {
 
 // lattice_search [FIRST [LAST]]
 int main(int argc, char** argv) {
-  const auto first = static_cast<uint32_t>(argc > 1 ? std::atoi(argv[1]) : 1);
-  const auto last = static_cast<uint32_t>(argc > 2 ? std::atoi(argv[2]) : segments_max);
+  const uint32_t first = argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 1;
+  const uint32_t last = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : segments_max;
   for (uint32_t segments = first; segments <= last; ++segments) {
     const Choice best = choose(segments);
     std::printf("{%u, %u},%s", best.stride, best.shift, segments % 10 == 0 ? "\n" : " ");
