@@ -59,6 +59,8 @@ kvpool_status kvpool_consumer::submit(Op op, const kvpool_request* request, kvpo
   if (free_slots_.empty()) return KVPOOL_BUSY;
   const uint16_t slot = free_slots_.back();
   message.slot = slot;
+  // Of the slot's last ticket; the engine has left it, and has not seen this one yet.
+  port.channel.progress[slot].store(0, std::memory_order_relaxed);
   if (!port.channel.submissions.push(message)) return KVPOOL_BUSY;
   free_slots_.pop_back();
   slots_[slot].user_data = message.user_data;

@@ -271,6 +271,25 @@ TEST_F(Pool, ProgressGrowsToTheEnd) {
   EXPECT_EQ(kvpool_progress(client.handle(), ticket), 0U);
 }
 
+// Slots are used again, and what the one before had reached is no news of the next.
+TEST_F(PoolTest, ProgressOfANewRequestIsNotThatOfTheOneBefore) {
+  open(toml({"file"}, {}, "limit_read = \"2MB/s\""));
+  const Shape shape = make({.name = "pages", .segment_bytes = std::vector<uint32_t>(8, 65536)});
+  Client client(pool_, 12 << 20);
+  ASSERT_EQ(store(client, shape, 1, 2).status(), KVPOOL_OK);
+  client.reuse();
+  const Batch batch = client.batch(shape, {.blocks = 2});
+  for (int i = 0; i < 4; ++i) {
+    batch.clear();
+    const kvpool_ticket ticket = client.send(kvpool_retrieve, Client::request(shape, batch));
+    const uint32_t progress = kvpool_progress(client.handle(), ticket);
+    for (uint32_t segment = 0; segment < progress; ++segment) {
+      EXPECT_TRUE(batch.holds(0, segment) && batch.holds(1, segment)) << segment;
+    }
+    ASSERT_EQ(client.finish(ticket).status(), KVPOOL_OK);
+  }
+}
+
 TEST_F(Pool, WhatIsStagedIsReadFromMemory) {
   const Shape shape = make({});
   Client client(pool_);
