@@ -10,7 +10,8 @@
 
 kvpool's and fio's runs alternate, and a ratio is the median over the pairs: a disk's own noise can be twofold within
 minutes. Needs fio, 8 GiB of disk in FOLDER and 4 GiB of memory; removes its files. fio takes huge pages where the
-machine has free ones (sudo sysctl vm.nr_hugepages=64), else transparent ones, and the report says which.
+machine has free ones (sudo sysctl vm.nr_hugepages=64), which the report names shmhuge; in small pages, mmap, it is
+slower, and no reference for the bar.
 
 Exit status: 0 measured, whatever the figures; 1 a block came back wrong; 2 something could not run.
 """
@@ -50,17 +51,18 @@ class Bench:
             free = next(int(line.split()[1]) for line in lines if line.startswith("HugePages_Free"))
         self.iomem = "shmhuge" if free >= 33 else "mmap"
 
-    def longdoc(self, devices, *options):
+    def run(self, command, devices, *options):
         arguments = [argument for device in devices for argument in ("--device", device)]
-        return run_json([self.kvpool, "bench", "longdoc", *arguments, *options, "--json"])["systems"]
+        return run_json([self.kvpool, *command, *arguments, *options, "--json"])
+
+    def longdoc(self, devices, *options):
+        return self.run(("bench", "longdoc"), devices, *options)["systems"]
 
     def pooled(self, devices, *options):
         return self.longdoc(devices, "--systems", "pooled-direct", *options)[0]
 
     def probe(self, devices):
-        arguments = [argument for device in devices for argument in ("--device", device)]
-        command = [self.kvpool, "probe", "--seconds", str(FIO_SECONDS), "--no-sweep", *arguments, "--json"]
-        return run_json(command)["devices"][0]
+        return self.run(("probe",), devices, "--seconds", str(FIO_SECONDS), "--no-sweep")["devices"][0]
 
     def file(self, name, size, more=""):
         return f"file,path={self.folder / name},size={size}{more}"

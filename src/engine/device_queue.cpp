@@ -17,6 +17,11 @@ uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile) {
   return limits.in_place ? memory_window_bytes : storage_window_bytes;
 }
 
+// Whether the consumer cut one request into these two. Another consumer may redeem the same pin.
+bool are_one_request(const Ticket& a, const Ticket& b) {
+  return a.redeemed.value != 0 && a.redeemed == b.redeemed && a.port == b.port;
+}
+
 }  // namespace
 
 DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::span<std::byte> staging,
@@ -48,10 +53,9 @@ void DeviceQueue::enqueue(Ticket& ticket, PartHandle handle) {
 
 uint64_t DeviceQueue::request_end(const Ticket& ticket) const {
   uint64_t end = 0;
-  if (ticket.redeemed.value == 0) return end;
   for (const TicketIndex index : lanes_[static_cast<size_t>(kind_of(ticket))]) {
     const Ticket& other = table_->at(index);
-    if (other.redeemed != ticket.redeemed) continue;
+    if (!are_one_request(ticket, other)) continue;
     const Lane& lane = other.lanes[id_.value];
     end = std::max(end, lane.served + lane.queued_bytes);
   }
@@ -68,8 +72,21 @@ void DeviceQueue::unlist(Ticket& ticket) {
   lanes.pop_back();
 }
 
+// What was to be served behind bytes that are not wanted any more need not wait for them.
+void DeviceQueue::pull_up_after(const Ticket& ticket, uint64_t bytes) {
+  const auto kind = static_cast<size_t>(kind_of(ticket));
+  const uint64_t served = ticket.lanes[id_.value].served;
+  for (const TicketIndex index : lanes_[kind]) {
+    Ticket& other = table_->at(index);
+    Lane& lane = other.lanes[id_.value];
+    if (&other == &ticket || !are_one_request(ticket, other) || lane.served < served + bytes) continue;
+    lane.served = std::max(virtual_time_[kind], lane.served - bytes);
+  }
+}
+
 void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
   Lane& lane = ticket.lanes[id_.value];
+  const uint64_t queued_bytes = lane.queued_bytes;
   PartList kept;
   while (!lane.parts.empty()) {
     const PartHandle handle = table_->pop(lane.parts);
@@ -84,6 +101,7 @@ void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
     table_->part(handle).state = PartState::idle;
   }
   lane.parts = kept;
+  pull_up_after(ticket, queued_bytes - lane.queued_bytes);
   if (lane.listed && kept.empty()) unlist(ticket);
 }
 

@@ -114,6 +114,7 @@ class DeviceQueue {
   void unlist(Ticket& ticket);
   // The virtual time at which all that is queued of the ticket's request will have been served.
   [[nodiscard]] uint64_t request_end(const Ticket& ticket) const;
+  void pull_up_after(const Ticket& ticket, uint64_t bytes);
 
   struct Sending {
     PartHandle handle = no_part;

@@ -90,6 +90,34 @@ TEST_F(DeviceQueueTest, TicketsOfOnePinShareOneTurnInTheirOrder) {
   EXPECT_EQ(order, pieces);
 }
 
+TEST_F(DeviceQueueTest, TwoConsumersOfOnePinAreTwoRequests) {
+  ConsumerPort one;
+  ConsumerPort another;
+  Ticket& large = add_ticket(100);
+  Ticket& small = add_ticket(2);
+  large.redeemed = small.redeemed = PinId(7);
+  large.port = &one;
+  small.port = &another;
+  enqueue_all(large);
+  enqueue_all(small);
+  int small_parts = 0;
+  for (int i = 0; i < 16; ++i) small_parts += take_next() == &small ? 1 : 0;
+  EXPECT_EQ(small_parts, 8);
+}
+
+TEST_F(DeviceQueueTest, APieceDoesNotWaitForThePieceBeforeItThatIsNotWantedAnyMore) {
+  Ticket& gone = add_ticket(100);
+  Ticket& next = add_ticket(2);
+  Ticket& other = add_ticket(50);
+  gone.redeemed = next.redeemed = PinId(7);
+  other.redeemed = PinId(0);
+  for (Ticket* ticket : {&gone, &next, &other}) enqueue_all(*ticket);
+  queue_.drop(gone, 0);
+  int next_parts = 0;
+  for (int i = 0; i < 16; ++i) next_parts += take_next() == &next ? 1 : 0;
+  EXPECT_EQ(next_parts, 8);
+}
+
 // A store that had much from the device leaves nothing behind for the retrieve that has its place in the
 // table.
 TEST_F(DeviceQueueTest, ATicketThatIsUsedAgainStartsAfresh) {

@@ -144,6 +144,7 @@ class TicketTable {
   }
   void give_back(Ticket& ticket) {
     KVPOOL_ASSERT(ticket.outstanding == 0 && !ticket.pin);
+    for (const Lane& lane : ticket.lanes) KVPOOL_ASSERT(lane.queued_bytes == 0 && !lane.listed);
     ticket.state = Ticket::State::free;
     free_.push_back(ticket.index.value);
   }
