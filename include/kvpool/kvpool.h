@@ -82,8 +82,8 @@ typedef struct kvpool_options {
 KVPOOL_API kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvpool_error* error);
 
 /* Cancels what is under way, waits up to timeout_us for the devices to be done, and frees everything.
- * KVPOOL_TIMED_OUT: a device still holds buffers; error names it, the pool stays as it was, and the call may
- * be repeated. Consumers that are still open are closed. */
+ * KVPOOL_TIMED_OUT: a device still holds buffers; error names it, and the call may be repeated; nothing else
+ * may be called, since consumers that were still open are closed one by one and may be gone. */
 KVPOOL_API kvpool_status kvpool_close(kvpool_pool* pool, uint64_t timeout_us, kvpool_error* error);
 
 /* What makes two caches interchangeable, and the shape of its blocks. */
@@ -205,7 +205,8 @@ typedef struct kvpool_request {
   kvpool_key parent;
   const uint64_t* buffers; /* [blocks][segment_count] addresses made by kvpool_address(). Of a window segment
                               a retrieve fills one, the last block's; where a bad block shortens the run
-                              that is an earlier block's, so all of them must be valid. */
+                              that is an earlier block's, so all of them must be valid.
+                              A retrieve's buffers do not overlap, nor those of requests under way. */
   uint32_t segment_first;  /* retrieve: segments [segment_first, segment_first + segment_count) */
   uint32_t segment_count;  /* 0: all of them */
   kvpool_pin pin;
@@ -214,7 +215,8 @@ typedef struct kvpool_request {
 } kvpool_request;
 
 /* Every function below returns KVPOOL_OK and the ticket, or KVPOOL_BUSY (nothing was sent), or
- * KVPOOL_INVALID_ARGUMENT (nothing was sent). Each ticket gets one RESULT and one RELEASE completion. */
+ * KVPOOL_INVALID_ARGUMENT (nothing was sent), or KVPOOL_CLOSED (the pool closed this
+ * consumer, which broke the rules of its rings). Each ticket gets one RESULT and one RELEASE completion. */
 
 /* The longest run of stored blocks that starts at keys[0]. Reads ns, keys, blocks, parent, flags (PIN).
  * Result: blocks matched, bytes and estimate_us of a retrieve of them, pin. */

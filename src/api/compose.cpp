@@ -166,15 +166,10 @@ uint32_t blocks_that_fit(const Config& config) {
 
 Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<Device* const> devices) {
   CatalogOptions options;
+  options.devices = Engine::catalog_devices(devices);
   bool has_memory = false;
   bool has_storage = false;
-  for (const Device* device : devices) {
-    const DeviceLimits limits = device->limits();
-    options.devices.push_back({.size_bytes = limits.size_bytes,
-                               .alignment_bytes = std::max<uint32_t>(limits.alignment_bytes, page_bytes),
-                               .storage = limits.storage});
-    (limits.in_place ? has_memory : has_storage) = true;
-  }
+  for (const Device* device : devices) (device->limits().in_place ? has_memory : has_storage) = true;
   options.blocks_max = blocks_that_fit(config);
   if (config.namespaces.empty()) options.segments_max = segments_max;
   for (const NamespaceConfig& ns : config.namespaces) {

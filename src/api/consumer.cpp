@@ -56,6 +56,7 @@ kvpool_status kvpool_consumer::submit(Op op, const kvpool_request* request, kvpo
   if (ticket == nullptr || !kvpool::take_struct(request, known) || !fill(op, known, message)) {
     return KVPOOL_INVALID_ARGUMENT;
   }
+  if (port.drained.load(std::memory_order_acquire)) return KVPOOL_CLOSED;  // nobody would answer
   if (free_slots_.empty()) return KVPOOL_BUSY;
   const uint16_t slot = free_slots_.back();
   message.slot = slot;

@@ -98,6 +98,11 @@ void Catalog::publish_second(BlockId block) {
   impl_->seconds.publish(block);
 }
 
+void Catalog::abandon_second(BlockId block) {
+  KVPOOL_ASSERT(impl_->live(block).pins > 0);
+  impl_->seconds.abandon(block);
+}
+
 void Catalog::drop_second(BlockId block) {
   KVPOOL_ASSERT(impl_->live(block).pins > 0);
   impl_->drop_second(block);

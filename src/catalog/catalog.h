@@ -134,10 +134,12 @@ class Catalog {
   // wanted[s] names, evicting nothing but other second residences of blocks that nobody pins. False when
   // there is no room for all, when the block has one already or is not Ready, and when nothing is wanted.
   // Stores that need the room make unpinned ones go, oldest first, before they spill or evict. They are found
-  // by places(block, 1) only after publish_second(); while unpublished they may be written. drop_second()
-  // gives them back. REQUIRES: pinned.
+  // by places(block, 1) only after publish_second(); while unpublished they may be written. Those that
+  // abandon_second() names never are, though something may still be written there until drop_second() gives
+  // them back. REQUIRES: pinned.
   [[nodiscard]] bool reserve_second(BlockId block, DeviceId device, std::span<const bool> wanted);
   void publish_second(BlockId block);
+  void abandon_second(BlockId block);  // REQUIRES: reserved, not published
   void drop_second(BlockId block);
 
   [[nodiscard]] CatalogUsage usage() const;

@@ -30,6 +30,11 @@ void Seconds::publish(BlockId block) {
   seconds_[block.value].state = SecondState::published;
 }
 
+void Seconds::abandon(BlockId block) {
+  KVPOOL_ASSERT(state(block) == SecondState::reserved);
+  seconds_[block.value].state = SecondState::abandoned;
+}
+
 uint32_t Seconds::remove(BlockId block) {
   Second& second = seconds_[block.value];
   KVPOOL_ASSERT(second.state != SecondState::absent);

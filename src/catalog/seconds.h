@@ -15,7 +15,8 @@
 
 namespace kvpool {
 
-enum class SecondState : uint8_t { absent, reserved, published };
+// abandoned: never to be published, and something may still be written there.
+enum class SecondState : uint8_t { absent, reserved, published, abandoned };
 
 class Seconds {
  public:
@@ -46,6 +47,7 @@ class Seconds {
   }
   void add(BlockId block, uint32_t cell);  // REQUIRES: prepared, absent
   void publish(BlockId block);             // REQUIRES: reserved
+  void abandon(BlockId block);             // REQUIRES: reserved
   // Forgets it; returns the first cell of its extents. REQUIRES: not absent.
   [[nodiscard]] uint32_t remove(BlockId block);
   // Makes it the newest of its device.

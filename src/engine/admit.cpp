@@ -33,8 +33,8 @@ bool Engine::take_submissions() {
     Submission message;
     for (uint32_t i = 0; i < submissions_per_step && port->channel.submissions.pop(message); ++i) {
       worked = true;
-      // Two completions a slot have room as long as the consumer keeps to its slots.
-      if (port->channel.completions.room() < 2 * (port->tickets + 1)) {
+      // A request brings two completions. A consumer that keeps to its slots always has room for them.
+      if (message.op != Op::cancel && port->channel.completions.room() < port->owed + 2) {
         log_warn("consumer '{}' sends requests and takes no completions: it is closed", port->name);
         ++counters_.invalid_requests;
         close(*port);
@@ -130,7 +130,7 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
   next_look_ = std::min({next_look_, ticket->deadline, now_ + options_.stall_warning});
   port.slots_in_use.set(message.slot);
   ++port.tickets;
-  port.channel.progress[message.slot].store(0, std::memory_order_relaxed);
+  port.owed += 2;
   return ticket;
 }
 

@@ -30,8 +30,8 @@ DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::s
       device_(&device),
       table_(&table),
       limits_(device.limits()),
-      staging_(staging.empty() ? Staging() : Staging(staging)),
-      bytes_per_second_(profile.read_bytes_per_second),
+      staging_(staging, limits_.alignment_bytes),
+      bytes_per_second_(profile.retrieve_bytes_per_second()),
       window_bytes_(window_of(limits_, profile)) {
   for (auto& lanes : lanes_) lanes.reserve(table.all().size());
 }
@@ -122,13 +122,21 @@ Ticket* DeviceQueue::pick(Kind kind, Nanos now) {
   return best;
 }
 
+Nanos DeviceQueue::reads_go_at() const {
+  Nanos at = reads_wait_until;
+  for (const TicketIndex index : lanes_[static_cast<size_t>(Kind::read)]) {
+    at = std::min(at, table_->at(index).urgent_at);
+  }
+  return at;
+}
+
 PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   Lane& lane = ticket.lanes[id_.value];
   const PartHandle handle = table_->pop(lane.parts);
   const uint32_t bytes = aligned(table_->position(handle).bytes);
   uint64_t& virtual_time = virtual_time_[static_cast<size_t>(kind_of(ticket))];
-  virtual_time = std::max(virtual_time, lane.served);
   lane.served += bytes;
+  virtual_time = std::max(virtual_time, lane.served);
   lane.queued_bytes -= bytes;
   queued_bytes_ -= bytes;
   if (lane.parts.empty()) unlist(ticket);
@@ -155,8 +163,8 @@ void DeviceQueue::start(PartHandle handle, IoKind kind, std::byte* buffer) {
   Part& part = table_->part(handle);
   const uint32_t bytes = aligned(table_->position(handle).bytes);
   const uint32_t pieces = (bytes + limits_.transfer_bytes_max - 1) / limits_.transfer_bytes_max;
-  KVPOOL_ASSERT(pieces <= UINT8_MAX);
-  part.pieces_left = static_cast<uint8_t>(pieces);
+  KVPOOL_ASSERT(pieces < 1U << 7);
+  part.pieces_left = static_cast<uint8_t>(pieces & 0x7f);
   device_bytes_ += bytes;
   sending_ = {.handle = handle, .kind = kind, .buffer = buffer, .offset = part.offset.value, .left = bytes};
   flush();

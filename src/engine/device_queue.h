@@ -1,8 +1,8 @@
 // DeviceQueue: what waits for one device, what is on it, and what goes next.
 //
 // Fairness. Each ticket has a lane of parts that wait for the device. The lane that has been served least
-// goes next (start-time fair queueing, Goyal, Vin and Cheng 1996: a lane that joins starts at the virtual
-// time of those in service, so a newcomer neither waits for a large request nor starves it). Tickets that
+// goes next (self-clocked fair queueing, Golestani 1994: a lane that joins starts where the lane served last
+// stands, so newcomers neither wait for a large request nor starve it). Tickets that
 // redeem one pin are one request cut in pieces: they share one turn, first come first served. A ticket whose
 // deadline comes near goes before the others, the earliest deadline first. Within a lane parts go in layer
 // order.
@@ -107,6 +107,11 @@ class DeviceQueue {
   // Reads give way to one write after so many in a row, so that stores cannot starve.
   static constexpr uint32_t reads_per_write = 8;
   uint32_t reads_in_a_row = 0;
+  // The write that reads wait for, and until when at most.
+  PartHandle write_to_wait_for = no_part;
+  Nanos reads_wait_until{0};
+  // When reads need not wait for it any more: then, or when one of them becomes urgent.
+  [[nodiscard]] Nanos reads_go_at() const;
 
  private:
   // Null, or the part that a completion was the last piece of.

@@ -63,6 +63,22 @@ TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   EXPECT_EQ(small_parts, 8);
 }
 
+// Requests of one part each, the next as soon as one is served: each comes as a newcomer.
+TEST_F(DeviceQueueTest, AStreamOfSmallTicketsDoesNotStarveALargeOne) {
+  Ticket& large = add_ticket(200);
+  enqueue_all(large);
+  int large_parts = 0;
+  for (int i = 0; i < 100; ++i) {
+    Ticket& small = add_ticket(1);
+    table_.part(table_.handle(small, 0, 0)) = {.device = DeviceId(0)};
+    queue_.enqueue(small, table_.handle(small, 0, 0));
+    while (take_next() == &large) ++large_parts;
+    --small.outstanding;
+    table_.give_back(small);
+  }
+  EXPECT_GE(large_parts, 50);
+}
+
 // A consumer that asks for its layers one by one has no more of the device than one that asks for all at
 // once, and gets them one after the other.
 TEST_F(DeviceQueueTest, TicketsOfOnePinShareOneTurnInTheirOrder) {
@@ -155,6 +171,43 @@ TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
   for (uint32_t i = 0; i < 2; ++i) EXPECT_EQ(take_next(Nanos(150)), &late);
   for (uint32_t i = 0; i < columns; ++i) EXPECT_EQ(take_next(Nanos(150)), &patient);
   EXPECT_EQ(take_next(Nanos(150)), nullptr);
+}
+
+// Moves half of what it is asked for, and says that all is well.
+class HalfDevice final : public Device {
+ public:
+  [[nodiscard]] const std::string& name() const override { return name_; }
+  [[nodiscard]] DeviceLimits limits() const override {
+    return {.size_bytes = 1 << 20, .transfer_bytes_max = 1 << 20, .queue_depth_max = 1};
+  }
+  [[nodiscard]] bool submit(const IoRequest& request) override {
+    request_ = request;
+    return true;
+  }
+  [[nodiscard]] size_t poll(std::span<IoCompletion> out) override {
+    out[0] = {.tag = request_.tag, .bytes = request_.length_bytes / 2, .code = Errc::ok};
+    return 1;
+  }
+
+ private:
+  std::string name_ = "half";
+  IoRequest request_;
+};
+
+TEST_F(DeviceQueueTest, FewerBytesThanAskedForAreNeverASuccess) {
+  HalfDevice half;
+  DeviceQueue queue(DeviceId(0), half, table_, {}, {.name = "half"});
+  Ticket& ticket = add_ticket(1);
+  const PartHandle handle = table_.handle(ticket, 0, 0);
+  table_.part(handle) = {.device = DeviceId(0)};
+  queue.enqueue(ticket, handle);
+  EXPECT_EQ(queue.take(ticket, Nanos{0}), handle);
+  std::array<std::byte, segment_bytes> buffer;
+  queue.start(handle, IoKind::read, buffer.data());
+  uint32_t arrived = 0;
+  EXPECT_TRUE(queue.poll(Nanos{0}, [&](PartHandle) { ++arrived; }));
+  EXPECT_EQ(arrived, 1U);
+  EXPECT_EQ(table_.part(handle).code, Errc::short_io);
 }
 
 TEST_F(DeviceQueueTest, DropTakesTheLaterBlocksAndKeepsTheOrderOfTheRest) {

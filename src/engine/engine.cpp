@@ -18,6 +18,20 @@ std::string_view name_of(Op op) {
 
 }  // namespace
 
+std::vector<CatalogDevice> Engine::catalog_devices(std::span<Device* const> devices) {
+  CatalogDevice device;
+  for (const Device* each : devices) {
+    device.alignment_bytes = std::max(device.alignment_bytes, each->limits().alignment_bytes);
+  }
+  std::vector<CatalogDevice> all;
+  for (const Device* each : devices) {
+    device.size_bytes = each->limits().size_bytes;
+    device.storage = each->limits().storage;
+    all.push_back(device);
+  }
+  return all;
+}
+
 Engine::Engine(const Wiring& wiring, EngineOptions options)
     : clock_(*wiring.clock),
       catalog_(*wiring.catalog),
@@ -69,7 +83,7 @@ bool Engine::step() {
       port->channel.news.fetch_add(1, std::memory_order_release);
       port->to_consumer.notify();
     }
-    if (port->closing && port->tickets == 0) {
+    if (port->closing && port->tickets == 0 && port->channel.submissions.empty()) {
       ports_[port->id.value] = nullptr;
       port->drained.store(true, std::memory_order_release);
       port->to_consumer.notify();
@@ -80,7 +94,10 @@ bool Engine::step() {
 
 Nanos Engine::next_event_time() const {
   Nanos next = std::min(next_look_, transfer_.next_event_time());
-  for (const DeviceQueue& queue : queues_) next = std::min(next, queue.next_event_time());
+  for (const DeviceQueue& queue : queues_) {
+    next = std::min(next, queue.next_event_time());
+    if (const Nanos at = queue.reads_go_at(); at > now_) next = std::min(next, at);
+  }
   return next;
 }
 
@@ -225,17 +242,21 @@ void Engine::finish(Ticket& ticket, Errc code) {
   if (code == Errc::timed_out) ++counters_.timed_out_requests;
   if (code == Errc::cancelled || code == Errc::closed) ++counters_.cancelled_requests;
   if (code == Errc::invalid_argument) ++counters_.invalid_requests;
+  if (ticket.op == Op::store) abandon_blocks(ticket);
+  if (ticket.op == Op::stage) abandon_stage(ticket);
+  --ticket.port->owed;
   post(*ticket.port, completion);
   if (ticket.outstanding == 0) release(ticket);
 }
 
 void Engine::release(Ticket& ticket) {
   KVPOOL_ASSERT(ticket.state == Ticket::State::ending && ticket.outstanding == 0);
-  if (ticket.op == Op::store) give_up_blocks(ticket);
-  if (ticket.op == Op::stage) give_up_stage(ticket);
+  if (ticket.op == Op::store) unpin_blocks(ticket);
+  if (ticket.op == Op::stage) drop_abandoned(ticket);
   ticket.pin.reset();
   if (ticket.take_pin) pins_.drop(ticket.redeemed);
   ConsumerPort& port = *ticket.port;
+  --port.owed;
   post(port, {.user_data = ticket.user_data,
               .slot = ticket.slot,
               .kind = CompletionKind::release,
@@ -263,6 +284,13 @@ void Engine::watch() {
     ++counters_.stalled_tickets;
     log_warn("stalled: {}", describe(ticket));
   }
+}
+
+void Engine::progressed(Ticket& ticket) {
+  ticket.progressed_at = now_;
+  if (!ticket.stalled) return;
+  ticket.stalled = false;
+  next_look_ = std::min(next_look_, now_ + options_.stall_warning);
 }
 
 // Block `block` and what follows it are no longer promised.

@@ -54,6 +54,11 @@ class Engine {
     std::vector<Device*> devices;               // in the catalog's order
     std::vector<std::span<std::byte>> staging;  // one a device; empty for in-place devices
   };
+  // What the catalog is to know of them. Extents are of one alignment on all, the largest: what a drive reads
+  // in its own units can be staged in any of them.
+  [[nodiscard]] static std::vector<CatalogDevice> catalog_devices(std::span<Device* const> devices);
+
+  // The catalog must be of catalog_devices(wiring.devices).
   Engine(const Wiring& wiring, EngineOptions options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -117,6 +122,7 @@ class Engine {
   [[nodiscard]] std::string describe(const Ticket& ticket);
   bool expire();
   void watch();
+  void progressed(Ticket& ticket);
   [[nodiscard]] Nanos next_due() const;
   void cut(Ticket& ticket, uint32_t block, Errc code);
   [[nodiscard]] bool is_quiet(const Ticket& ticket) const;
@@ -128,13 +134,15 @@ class Engine {
   bool issue_read(DeviceQueue& queue);
   bool issue_write(DeviceQueue& queue);
   bool issue_prepared(DeviceQueue& queue);
-  [[nodiscard]] bool write_wants_room(const DeviceQueue& queue) const;
+  [[nodiscard]] bool write_wants_room(DeviceQueue& queue);
   void arrived(DeviceQueue& queue, PartHandle handle);
   void transfer(PartHandle handle);
   [[nodiscard]] DeviceQueue* next_to_transfer();
   bool flush_transfers();
   [[nodiscard]] TransferJob job_for(PartHandle handle, std::byte* consumer);
   void transferred(const TransferCompletion& completion);
+  void read_again(PartHandle handle);
+  [[nodiscard]] bool sums(const Ticket& ticket, const DeviceQueue& queue) const;
   void home(PartHandle handle, Errc code);
   [[nodiscard]] bool verifies(const DeviceQueue& queue) const;
   [[nodiscard]] std::byte* consumer_memory(const Ticket& ticket, const TicketTable::Position& position) const;
@@ -156,7 +164,8 @@ class Engine {
   void store_home(Ticket& ticket, const TicketTable::Position& position, Errc code);
   void commit_ready(Ticket& ticket);
   [[nodiscard]] bool parent_is_ready(const Ticket& ticket, uint32_t block) const;
-  void give_up_blocks(Ticket& ticket);
+  void abandon_blocks(Ticket& ticket);
+  void unpin_blocks(Ticket& ticket);
 
   // ---- stage.cpp
   void admit_stage(ConsumerPort& port, const Submission& message);
@@ -164,7 +173,8 @@ class Engine {
   void stage_place_known(PartHandle handle);
   void stage_home(Ticket& ticket, const TicketTable::Position& position, Errc code);
   void publish_ready(Ticket& ticket);
-  void give_up_stage(Ticket& ticket);
+  void abandon_stage(Ticket& ticket);
+  void drop_abandoned(Ticket& ticket);
 
   const Clock& clock_;
   Catalog& catalog_;

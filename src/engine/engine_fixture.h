@@ -37,6 +37,26 @@ class NotingDevice final : public Device {
   Device& lower_;
 };
 
+inline Geometry uniform(uint32_t segments) {
+  return {.name = "test", .segment_bytes = std::vector<uint32_t>(segments, 4096)};
+}
+
+inline SimDeviceOptions drive(double bytes_per_second = 1e9, Nanos latency = std::chrono::microseconds(100)) {
+  return {.name = "drive",
+          .size_bytes = 16 << 20,
+          .read_bytes_per_second = bytes_per_second,
+          .write_bytes_per_second = bytes_per_second,
+          .latency = latency};
+}
+
+inline SimDeviceOptions host_memory() {
+  SimDeviceOptions options = drive(1e10, std::chrono::microseconds(1));
+  options.name = "memory";
+  options.in_place = true;
+  options.storage = false;
+  return options;
+}
+
 class EngineFixture : public testing::Test {
  protected:
   static constexpr uint32_t segment_bytes = 4096;
@@ -48,6 +68,7 @@ class EngineFixture : public testing::Test {
     uint64_t window_bytes = 64 * 4096;
     uint32_t tickets_max = 8;
     Verify verify = Verify::always;
+    SimTransferOptions transfer;
   };
 
   void open(const Machine& machine, const Geometry& geometry) {
@@ -63,7 +84,6 @@ class EngineFixture : public testing::Test {
       devices.push_back(std::make_unique<NotingDevice>(*faults.back()));
       const DeviceLimits limits = devices.back()->limits();
       has_memory |= limits.in_place;
-      catalog_options.devices.push_back({.size_bytes = limits.size_bytes, .storage = limits.storage});
       options.profile.devices.push_back({.name = devices.back()->name(),
                                          .read_bytes_per_second = machine.devices[i].read_bytes_per_second,
                                          .queue_bytes = machine.window_bytes,
@@ -72,12 +92,13 @@ class EngineFixture : public testing::Test {
       staging_[i].resize(limits.in_place ? 0 : 65 * 4096);
       wiring.staging.push_back(limits.in_place ? std::span<std::byte>() : aligned(staging_[i]));
     }
+    catalog_options.devices = Engine::catalog_devices(wiring.devices);
     catalog_options.blocks_max = 1024;
     catalog_options.residences_max = has_memory ? 2 : 1;
     auto opened = Catalog::open(catalog_options);
     ASSERT_TRUE(opened.has_value()) << opened.error().message;
     catalog = std::move(*opened);
-    transfer = std::make_unique<SimTransfer>(clock, SimTransferOptions{});
+    transfer = std::make_unique<SimTransfer>(clock, machine.transfer);
     options.shares = machine.shares;
     options.tickets_max = machine.tickets_max;
     options.verify = machine.verify;

@@ -14,6 +14,9 @@ namespace {
 // With the transfer at least, whatever their size.
 constexpr uint32_t transfers_min = 4;
 
+// Many times what a device takes for all that is on it.
+constexpr Nanos reads_wait_max{std::chrono::milliseconds(200)};
+
 }  // namespace
 
 bool Engine::pump(DeviceQueue& queue) {
@@ -45,16 +48,32 @@ bool Engine::issue_next(DeviceQueue& queue) {
 
 // Whether a write whose turn it is finds no room for as long as reads go on taking what is freed, a small
 // piece at a time. Reads wait then: what is out comes home, and with nothing out every write has room. One
-// that is being prepared needs none yet.
-bool Engine::write_wants_room(const DeviceQueue& queue) const {
-  return !queue.prepared.empty() ||
-         (queue.has_queued(DeviceQueue::Kind::write) && queue.issued_writes() == 0);
+// that is being prepared needs none yet. A device that does not answer frees nothing, and an urgent read has
+// no time to wait.
+bool Engine::write_wants_room(DeviceQueue& queue) {
+  PartHandle write = queue.prepared.head;
+  if (write == no_part) {
+    const Ticket* ticket = queue.issued_writes() == 0 ? queue.pick(DeviceQueue::Kind::write, now_) : nullptr;
+    if (ticket == nullptr) return false;
+    write = ticket->lanes[queue.id().value].parts.head;
+  }
+  if (write != queue.write_to_wait_for) {
+    queue.write_to_wait_for = write;
+    queue.reads_wait_until = now_ + reads_wait_max;
+  }
+  return now_ < queue.reads_go_at();
 }
 
 bool Engine::verifies(const DeviceQueue& queue) const {
   if (!queue.limits().keeps_bytes) return false;
   return options_.verify == Verify::always ||
          (options_.verify == Verify::storage && !queue.limits().in_place);
+}
+
+// Whether what was read is summed. What is staged is checked once, on its way from the drive.
+bool Engine::sums(const Ticket& ticket, const DeviceQueue& queue) const {
+  if (ticket.op != Op::stage) return verifies(queue);
+  return options_.verify != Verify::none && queue.limits().keeps_bytes;
 }
 
 // The consumer's memory for a part; null when what it named is not in its regions.
@@ -82,7 +101,7 @@ bool Engine::issue_read(DeviceQueue& queue) {
       home(handle, Errc::invalid_argument);
       return true;
     }
-    const bool direct = bytes == position.bytes && queue.is_aligned(destination);
+    const bool direct = bytes == position.bytes && queue.is_aligned(destination) && !part.suspect;
     buffer = direct ? destination : queue.staging().take(bytes);
     if (buffer == nullptr) return false;
     part.address = buffer;
@@ -176,7 +195,7 @@ TransferJob Engine::job_for(PartHandle handle, std::byte* consumer) {
     return job;
   }
   job.source = part.address;
-  job.sum = ticket.op == Op::stage ? options_.verify != Verify::none : verifies(queue);
+  job.sum = sums(ticket, queue);
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   job.seed = checksum_seed(catalog_.key(block), position.segment);
@@ -263,11 +282,29 @@ void Engine::transferred(const TransferCompletion& completion) {
     return;
   }
   const auto position = table_.position(handle);
-  const bool summed = ticket.op == Op::stage ? options_.verify != Verify::none : verifies(queue);
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
-  const bool right = !summed || completion.checksum == catalog_.checksums(block)[position.segment];
+  const bool right =
+      !sums(ticket, queue) || completion.checksum == catalog_.checksums(block)[position.segment];
+  if (!right && !part.suspect && !queue.limits().in_place && position.block < ticket.promised) {
+    return read_again(handle);
+  }
   home(handle, right ? Errc::ok : Errc::corrupt);
+}
+
+// A drive's bytes that do not fit their checksum are read once more, into memory of the pool's own, before
+// the block is given up: the fault may have been on the way, or a consumer's that wrote to its buffer
+// meanwhile.
+void Engine::read_again(PartHandle handle) {
+  Part& part = table_.part(handle);
+  Ticket& ticket = table_.ticket_of(handle);
+  std::byte* place = ticket.op == Op::stage ? part.address : nullptr;
+  count_failure(Errc::corrupt);
+  queue_of(part).finish(handle, now_);
+  --ticket.outstanding;
+  part.address = place;
+  part.suspect = true;
+  queue_of(part).enqueue(ticket, handle);
 }
 
 // A part has ended, well or not: nothing of the pool's touches its memory any more.
@@ -279,8 +316,7 @@ void Engine::home(PartHandle handle, Errc code) {
   part.state = PartState::done;
   KVPOOL_ASSERT(ticket.outstanding > 0);
   --ticket.outstanding;
-  ticket.progressed_at = now_;
-  ticket.stalled = false;
+  progressed(ticket);
   count_failure(code);
   if (ticket.state == Ticket::State::ending) {
     if (ticket.outstanding == 0) release(ticket);

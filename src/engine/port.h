@@ -80,6 +80,7 @@ struct ConsumerPort {
   bool closing = false;
   bool has_news = false;  // to be notified at the end of the step
   uint32_t tickets = 0;
+  uint32_t owed = 0;  // completions that its tickets have still to post
   std::bitset<slots_max> slots_in_use;
 };
 

@@ -12,6 +12,11 @@ namespace {
 
 constexpr uint32_t unpublished_residence = 2;  // Catalog::places
 
+// Whether it holds a second residence that is not published.
+bool is_unfinished(const StoreBlock& block) {
+  return block.state == StoreState::writing || (block.state == StoreState::failed && block.parts_left > 0);
+}
+
 }  // namespace
 
 void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
@@ -38,7 +43,8 @@ void Engine::admit_stage(ConsumerPort& port, const Submission& message) {
   for (uint32_t block = 0; block < ticket->blocks; ++block) ticket->stored[block] = {};
 }
 
-// Takes room for one more block; one that finds none cuts the run. False: another ticket is staging it.
+// Takes room for one more block; one that finds none cuts the run, as does one that a ticket with a result
+// still has parts of under way. False: another ticket is staging it.
 bool Engine::stage_next(Ticket& ticket) {
   const uint32_t block = ticket.reserved;
   StoreBlock& stored = ticket.stored[block];
@@ -95,6 +101,8 @@ void Engine::stage_place_known(PartHandle handle) {
   part.offset = places_[position.segment].offset;
   part.device = places_[position.segment].device;
   part.address = place;
+  KVPOOL_ASSERT(
+      queue_of(part).is_aligned(place));  // extents are of the largest alignment, memory of huge pages
   queue_of(part).enqueue(ticket, handle);
 }
 
@@ -125,12 +133,18 @@ void Engine::publish_ready(Ticket& ticket) {
   finish(ticket, bad_bytes ? Errc::miss : ticket.failure);
 }
 
-void Engine::give_up_stage(Ticket& ticket) {
+// With the result: the next stage of these blocks need not wait for what may never come.
+void Engine::abandon_stage(Ticket& ticket) {
+  for (uint32_t block = 0; block < ticket.reserved; ++block) {
+    if (is_unfinished(ticket.stored[block])) catalog_.abandon_second(ticket.stored[block].id);
+  }
+}
+
+// At the release: nothing writes there any more.
+void Engine::drop_abandoned(Ticket& ticket) {
   for (uint32_t block = 0; block < ticket.reserved; ++block) {
     StoreBlock& stored = ticket.stored[block];
-    const bool unfinished =
-        stored.state == StoreState::writing || (stored.state == StoreState::failed && stored.parts_left > 0);
-    if (unfinished) catalog_.drop_second(stored.id);
+    if (is_unfinished(stored)) catalog_.drop_second(stored.id);
     stored.id = no_block;
   }
 }

@@ -1,12 +1,25 @@
 #include "engine/staging.h"
 
+#include <algorithm>
+
 #include "base/assert.h"
 
 namespace kvpool {
 
-Staging::Staging(std::span<std::byte> memory) : memory_(memory), taken_(memory.size() / unit_bytes, 0) {
-  KVPOOL_ASSERT(reinterpret_cast<uintptr_t>(memory.data()) % unit_bytes == 0);
+namespace {
+
+std::span<std::byte> whole_units(std::span<std::byte> memory, uint32_t unit_bytes) {
+  const size_t skip = (unit_bytes - reinterpret_cast<uintptr_t>(memory.data()) % unit_bytes) % unit_bytes;
+  if (skip >= memory.size()) return {};
+  return memory.subspan(skip, (memory.size() - skip) / unit_bytes * unit_bytes);
 }
+
+}  // namespace
+
+Staging::Staging(std::span<std::byte> memory, uint32_t alignment_bytes)
+    : unit_bytes_(std::max(unit_bytes_min, alignment_bytes)),
+      memory_(whole_units(memory, unit_bytes_)),
+      taken_(memory_.size() / unit_bytes_, 0) {}
 
 // Whether [first, first + units) is free; if not, blocked_at is the first unit behind the run in the way.
 bool Staging::fits(uint32_t first, uint32_t units, uint32_t& blocked_at) const {
@@ -32,7 +45,7 @@ std::byte* Staging::take(uint32_t bytes) {
         for (uint32_t unit = first + 1; unit < first + units; ++unit) taken_[unit] = inside;
         used_units_ += units;
         next_ = first + units == total ? 0 : first + units;
-        return memory_.data() + uint64_t{first} * unit_bytes;
+        return memory_.data() + uint64_t{first} * unit_bytes_;
       }
       first = blocked_at;
     }
@@ -41,7 +54,7 @@ std::byte* Staging::take(uint32_t bytes) {
 }
 
 void Staging::give_back(const std::byte* address, uint32_t bytes) {
-  const auto first = static_cast<uint32_t>((address - memory_.data()) / unit_bytes);
+  const auto first = static_cast<uint32_t>((address - memory_.data()) / unit_bytes_);
   const uint32_t units = units_of(bytes);
   KVPOOL_ASSERT(owns(address) && taken_[first] == units);
   for (uint32_t unit = first; unit < first + units; ++unit) taken_[unit] = 0;

@@ -9,12 +9,12 @@
 namespace kvpool {
 namespace {
 
-constexpr uint32_t unit = Staging::unit_bytes;
+constexpr uint32_t unit = Staging::unit_bytes_min;
 
 class StagingTest : public testing::Test {
  protected:
   static constexpr uint32_t units = 16;
-  alignas(unit) static inline std::array<std::byte, units * unit> memory_{};
+  alignas(4 * unit) static inline std::array<std::byte, units * unit> memory_{};
   Staging staging_{memory_};
 };
 
@@ -31,6 +31,19 @@ TEST_F(StagingTest, AFragmentedOneRefusesALongRunUntilNeighboursComeBack) {
   EXPECT_EQ(staging_.take(unit + 1), nullptr);
   staging_.give_back(memory_.data() + 6 * unit, unit);
   EXPECT_EQ(staging_.take(3 * unit), memory_.data() + 5 * unit);
+}
+
+TEST_F(StagingTest, HandsOutWhatADeviceOfLargerSectorsCanUse) {
+  // Memory that starts and ends within a sector.
+  Staging staging(std::span<std::byte>(memory_).subspan(unit, 14 * unit), 4 * unit);
+  for (int i = 0; i < 2; ++i) {
+    const std::byte* address = staging.take(unit);
+    ASSERT_NE(address, nullptr);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(address) % (4 * unit), 0U);
+    EXPECT_GE(address, memory_.data() + unit);
+    EXPECT_LE(address + 4 * unit, memory_.data() + 15 * unit);
+  }
+  EXPECT_EQ(staging.take(unit), nullptr);
 }
 
 // No run reaches over the end: the sweep goes on at the beginning.

@@ -59,7 +59,7 @@ bool Engine::reserve_more(Ticket& ticket) {
     worked = true;
   }
   if (worked) {
-    ticket.progressed_at = now_;
+    progressed(ticket);
     ticket.op == Op::store ? commit_ready(ticket) : publish_ready(ticket);
   }
   return worked;
@@ -155,15 +155,22 @@ void Engine::commit_ready(Ticket& ticket) {
   finish(ticket, ticket.failure);
 }
 
-// At the release: what did not become visible is given back, children before their parents.
-void Engine::give_up_blocks(Ticket& ticket) {
+// With the result: what did not become visible never will, children before their parents. Its keys are free
+// for the next store at once, its extents once nothing writes there any more.
+void Engine::abandon_blocks(Ticket& ticket) {
   for (uint32_t block = ticket.reserved; block > 0; --block) {
-    StoreBlock& stored = ticket.stored[block - 1];
-    if (stored.id == no_block) continue;
+    const StoreBlock& stored = ticket.stored[block - 1];
     const bool visible = stored.state == StoreState::committed || stored.state == StoreState::existing;
-    catalog_.unpin(stored.id);
-    if (!visible) catalog_.abandon(stored.id);
-    stored.id = no_block;
+    if (stored.id != no_block && !visible) catalog_.abandon(stored.id);
+  }
+}
+
+// At the release.
+void Engine::unpin_blocks(Ticket& ticket) {
+  for (uint32_t block = 0; block < ticket.reserved; ++block) {
+    BlockId& id = ticket.stored[block].id;
+    if (id != no_block) catalog_.unpin(id);
+    id = no_block;
   }
   if (ticket.parent != no_block) catalog_.unpin(ticket.parent);
   ticket.parent = no_block;

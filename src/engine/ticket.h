@@ -41,8 +41,9 @@ struct Part {
   PartHandle next = no_part;     // in whichever list it is
   DeviceId device = no_device;
   PartState state = PartState::idle;
-  uint8_t pieces_left = 0;  // of a transfer that the device wants in pieces
-  Errc code = Errc::ok;     // the first thing that went wrong
+  uint8_t pieces_left : 7 = 0;  // of a transfer that the device wants in pieces
+  bool suspect : 1 = false;     // read: its bytes did not fit their checksum once
+  Errc code = Errc::ok;         // the first thing that went wrong
 };
 static_assert(sizeof(Part) == 32);
 

@@ -270,6 +270,7 @@ void Actor::start(Job& job, Submission message) {
   job.cancel_sent = false;
   job.seen_progress = 0;
   job.started = world_.clock().now();
+  port_.channel.progress[message.slot].store(0, std::memory_order_relaxed);
   if (!port_.channel.submissions.push(message)) world_.fail("the submission ring is full");
 }
 

@@ -31,6 +31,7 @@ Geometry random_geometry(Prng& prng, const std::string& name) {
 
 World::World(WorldOptions options) : options_(options) {
   Prng prng(options.seed);
+  verify_ = prng.chance(0.6) ? Verify::always : prng.chance(0.7) ? Verify::storage : Verify::none;
   make_devices(prng);
   make_engine(prng);
   for (uint32_t i = 0; i < options.actors; ++i) {
@@ -40,13 +41,13 @@ World::World(WorldOptions options) : options_(options) {
 
 World::~World() = default;
 
-FaultOptions World::random_faults(Prng& prng) const {
+FaultOptions World::random_faults(Prng& prng, bool verified) const {
   FaultOptions faults;
   faults.seed = prng.next();
   if (!options_.faults) return faults;
   faults.fail = prng.chance(0.5) ? 0.01 : 0;
   faults.short_io = prng.chance(0.5) ? 0.01 : 0;
-  faults.corrupt = prng.chance(0.5) ? 0.01 : 0;
+  faults.corrupt = prng.chance(0.5) && verified ? 0.01 : 0;
   faults.corrupt_media = prng.chance(0.5);
   faults.late = prng.chance(0.5) ? 0.02 : 0;
   faults.late_by = std::chrono::milliseconds(20);
@@ -69,8 +70,11 @@ void World::make_devices(Prng& prng) {
     device.queue_depth_max = static_cast<uint32_t>(prng.between(1, 32));
     // Some want their transfers in pieces.
     device.transfer_bytes_max = device.in_place || prng.chance(0.7) ? 1 << 20 : 8192;
+    // Some have larger sectors.
+    if (!device.in_place && prng.chance(0.2)) device.alignment_bytes = 8192;
     device.seed = prng.next();
-    const FaultOptions faults = random_faults(prng);
+    const bool verified = verify_ == Verify::always || (verify_ == Verify::storage && !device.in_place);
+    const FaultOptions faults = random_faults(prng, verified);
     faulty_.push_back(
         std::make_unique<FaultDevice>(std::make_unique<SimDevice>(clock_, device), faults, clock_));
   }
@@ -82,9 +86,6 @@ void World::make_engine(Prng& prng) {
   Engine::Wiring wiring;
   for (const auto& device : faulty_) {
     const DeviceLimits limits = device->limits();
-    catalog.devices.push_back({.size_bytes = limits.size_bytes,
-                               .alignment_bytes = limits.alignment_bytes,
-                               .storage = limits.storage});
     options.profile.devices.push_back(
         {.name = device->name(),
          .read_bytes_per_second = 1e8 * static_cast<double>(prng.between(1, 16)),
@@ -100,6 +101,7 @@ void World::make_engine(Prng& prng) {
     }
     wiring.staging.push_back(aligned);
   }
+  catalog.devices = Engine::catalog_devices(wiring.devices);
   catalog.blocks_max = static_cast<uint32_t>(prng.between(20, 400));
   catalog.segments_max = 8;
   catalog.residences_max = 2;
@@ -116,8 +118,7 @@ void World::make_engine(Prng& prng) {
   options.pins_max = 8;
   options.blocks_per_request_max = 64;
   options.segments_per_request_max = 128;
-  // Memory is verified too: the faults corrupt it as well.
-  options.verify = Verify::always;
+  options.verify = verify_;
   options.stall_warning = std::chrono::hours(1);
   wiring.clock = &clock_;
   wiring.catalog = catalog_.get();

@@ -54,7 +54,8 @@ class World {
 
  private:
   void make_devices(Prng& prng);
-  [[nodiscard]] FaultOptions random_faults(Prng& prng) const;
+  // verified: what is read from the device is, so it may be corrupt.
+  [[nodiscard]] FaultOptions random_faults(Prng& prng, bool verified) const;
   void make_engine(Prng& prng);
   void free_stuck_requests();
   [[nodiscard]] bool all_done() const;
@@ -63,6 +64,7 @@ class World {
 
   WorldOptions options_;
   VirtualClock clock_;
+  Verify verify_ = Verify::always;
   std::vector<std::unique_ptr<FaultDevice>> faulty_;
   std::vector<std::vector<std::byte>> staging_;
   std::unique_ptr<Catalog> catalog_;

@@ -8,13 +8,20 @@
 namespace kvpool {
 namespace {
 
+// Memory lies on huge pages, and so is aligned for any drive that reads into it.
+constexpr size_t memory_alignment_bytes = 64 << 10;
+
 constexpr auto later = [](const auto& a, const auto& b) { return a.due > b.due; };
 
 }  // namespace
 
 SimDevice::SimDevice(const Clock& clock, SimDeviceOptions options)
     : clock_(clock), options_(std::move(options)), prng_(options_.seed) {
-  if (options_.keeps_bytes || options_.in_place) bytes_.resize(options_.size_bytes);
+  if (options_.keeps_bytes || options_.in_place) {
+    memory_.resize(options_.size_bytes + memory_alignment_bytes);
+    const size_t beyond = reinterpret_cast<uintptr_t>(memory_.data()) % memory_alignment_bytes;
+    bytes_ = std::span(memory_).subspan(memory_alignment_bytes - beyond, options_.size_bytes);
+  }
   flying_.reserve(options_.queue_depth_max);
 }
 
@@ -24,12 +31,15 @@ DeviceLimits SimDevice::limits() const {
           .transfer_bytes_max = options_.transfer_bytes_max,
           .queue_depth_max = options_.queue_depth_max,
           .in_place = options_.in_place,
-          .storage = options_.storage};
+          .storage = options_.storage,
+          .keeps_bytes = options_.keeps_bytes || options_.in_place};
 }
 
 bool SimDevice::submit(const IoRequest& request) {
   if (flying_.size() == options_.queue_depth_max) return false;
   KVPOOL_ASSERT(request.offset.value % options_.alignment_bytes == 0);
+  KVPOOL_ASSERT(options_.in_place ||
+                reinterpret_cast<uintptr_t>(request.buffer) % options_.alignment_bytes == 0);
   KVPOOL_ASSERT(request.length_bytes % options_.alignment_bytes == 0 && request.length_bytes > 0);
   KVPOOL_ASSERT(request.length_bytes <= options_.transfer_bytes_max);
   KVPOOL_ASSERT(request.offset.value + request.length_bytes <= options_.size_bytes);

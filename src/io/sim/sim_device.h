@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "base/prng.h"
@@ -54,7 +55,8 @@ class SimDevice final : public Device {
   const Clock& clock_;
   SimDeviceOptions options_;
   Prng prng_;
-  std::vector<std::byte> bytes_;
+  std::vector<std::byte> memory_;
+  std::span<std::byte> bytes_;  // of memory_
   std::vector<Flying> flying_;  // a heap, the earliest due first
   Nanos pipe_free_at_{0};
 };
