@@ -234,6 +234,7 @@ kvpool_status kvpool_consumer_open(kvpool_pool* pool, const kvpool_consumer_opti
       return bad("kvpool_consumer_open: bad arguments", error);
     }
     const std::lock_guard lock(pool->mutex);
+    pool->consumers.reserve(pool->consumers.size() + 1);
     const std::span<std::byte> region = pool->buffers.take(known.region_bytes);
     if (region.size() < known.region_bytes) {
       return report(
@@ -242,8 +243,13 @@ kvpool_status kvpool_consumer_open(kvpool_pool* pool, const kvpool_consumer_opti
                       known.region_bytes, pool->buffers.largest_free_bytes()),
           error);
     }
-    auto made = std::make_unique<kvpool_consumer>(*pool, known.name, region);
-    pool->consumers.reserve(pool->consumers.size() + 1);
+    std::unique_ptr<kvpool_consumer> made;
+    try {
+      made = std::make_unique<kvpool_consumer>(*pool, known.name, region);
+    } catch (...) {
+      pool->buffers.give_back(region);
+      throw;
+    }
     Errc attached = Errc::ok;
     pool->reactor().run([&](kvpool::Engine& engine) { attached = engine.attach(made->port); });
     if (attached != Errc::ok) {

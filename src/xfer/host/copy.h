@@ -2,10 +2,11 @@
 //
 // Which bytes are summed: those of the source, piece by piece, right before the piece is copied out of the
 // cache that the sum has filled. A source that somebody changes meanwhile breaks the contract and is
-// harmless to others:
-// a store then keeps a checksum that does not match its bytes, so every later read of it is a miss. A
-// retrieve's source is a pinned extent or a staging slot, which nobody writes; its destination is never
-// read, so a consumer that scribbles there cannot make the pool believe that a good block is bad.
+// harmless to others: a store then keeps a checksum that does not match its bytes, so every later read of it
+// is a miss. A retrieve's source is a pinned extent or a staging slot, which nobody writes; its destination
+// is never read. A drive may read into the consumer's buffer itself, and what is summed there is what the
+// consumer has; where that does not fit, the engine reads once more into staging before it gives the block
+// up.
 
 #pragma once
 
