@@ -37,7 +37,7 @@ Result<bench::LongdocOptions> to_options(const LongdocArguments& arguments) {
   }
   if (arguments.systems != std::vector<std::string>{"all"}) options.systems = arguments.systems;
   if (const Status valid = validate(options); !valid) return tl::unexpected(valid.error());
-  auto profile = stored_profile(options.config.profile_path, options.config.device_names());
+  auto profile = stored_profile(options.config.profile_path, options.config.unmeasured());
   if (!profile) return tl::unexpected(profile.error());
   options.profile = std::move(*profile);
   return options;

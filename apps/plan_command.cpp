@@ -107,7 +107,7 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
   inputs.tokens = *tokens;
   const auto given = read_bandwidths(config, options.bandwidths);
   if (!given) return tl::unexpected(given.error());
-  const auto found = stored_profile(config.profile_path, config.device_names());
+  const auto found = stored_profile(config.profile_path, config.unmeasured());
   if (!found) return tl::unexpected(found.error());
   const std::optional<Profile>& stored = *found;
   if (stored) inputs.profile.link_bytes_per_second = stored->link_bytes_per_second;

@@ -141,7 +141,7 @@ void apply_caps(const Config& config, Profile& profile) {
 
 // A stored profile of these devices, or a quick one.
 Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& clock) {
-  auto stored = stored_profile(config.profile_path, config.device_names());
+  auto stored = stored_profile(config.profile_path, config.unmeasured());
   if (!stored) return tl::unexpected(stored.error());
   if (*stored) return std::move(**stored);
   auto probed = probe_devices(config, set, clock, quick_probe());
@@ -227,6 +227,10 @@ Result<ProbeResult> probe_devices(const Config& config, DeviceSet& set, const Cl
   set.close();
   if (!result) return result;
   apply_caps(config, result->profile);
+  const std::vector<DeviceProfile> unmeasured = config.unmeasured();
+  for (size_t i = 0; i < unmeasured.size(); ++i) {
+    result->profile.devices[i].measured_as = unmeasured[i].measured_as;
+  }
   result->profile.conditions += ", " + set.memory_description();
   return result;
 }

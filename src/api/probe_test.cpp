@@ -77,6 +77,23 @@ TEST_F(ProbeApi, RefusesDevicesOfAnOpenPool) {
   EXPECT_EQ(kvpool_close(pool, 1'000'000, &error_), KVPOOL_OK);
 }
 
+TEST_F(ProbeApi, ACapIsAllThatADeviceAddsToTheOthers) {
+  kvpool::Profile stored;
+  for (const char* name : {"memory0", "file0"}) {
+    stored.devices.push_back({.name = name,
+                              .read_bytes_per_second = 1e9,
+                              .together_bytes_per_second = 4e8,
+                              .queue_bytes = 1 << 20});
+  }
+  ASSERT_TRUE(kvpool::save_profile(profile(), stored));
+  kvpool_pool* pool = nullptr;
+  ASSERT_EQ(kvpool_open(&options_, &pool, &error_), KVPOOL_OK) << error_.message;
+  kvpool_device_stats stats{.struct_size = sizeof(kvpool_device_stats)};
+  ASSERT_EQ(kvpool_get_device_stats(pool, 1, &stats), KVPOOL_OK);
+  EXPECT_NEAR(stats.planned_share, 4e7 / (4e8 + 4e7), 0.01);
+  EXPECT_EQ(kvpool_close(pool, 1'000'000, &error_), KVPOOL_OK);
+}
+
 TEST_F(ProbeApi, SaysHowMuchRoomTheResultNeeds) {
   capacity_ = 10;
   EXPECT_EQ(probe(), KVPOOL_TOO_LARGE);

@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "layout/geometry.h"
 #include "layout/placement.h"
+#include "layout/profile.h"
 
 namespace kvpool {
 
@@ -73,6 +74,8 @@ struct Config {
   LimitsConfig limits;
 
   [[nodiscard]] std::vector<std::string> device_names() const;
+  // Names, and what the rates of each depend on; no rates.
+  [[nodiscard]] std::vector<DeviceProfile> unmeasured() const;
 
   friend bool operator==(const Config&, const Config&) = default;
 };

@@ -106,6 +106,19 @@ void check_limits(const Config& config, Problems& problems) {
   }
 }
 
+std::string measured_as(const DeviceConfig& device) {
+  std::string text(to_string(device.kind));
+  if (device.numa_node >= 0) text += fmt::format(" of node {}", device.numa_node);
+  if (!device.path.empty()) text += " " + device.path;
+  if (device.kind == DeviceKind::sim) {
+    text += fmt::format(" {} {} {} ns", device.sim_read_bytes_per_second, device.sim_write_bytes_per_second,
+                        device.sim_latency.count());
+  }
+  if (const auto cap = device.limit_read_bytes_per_second) text += fmt::format(", limit_read {} B/s", *cap);
+  if (const auto cap = device.limit_write_bytes_per_second) text += fmt::format(", limit_write {} B/s", *cap);
+  return text;
+}
+
 }  // namespace
 
 Problems find_problems(const Config& config) {
@@ -127,6 +140,14 @@ std::vector<std::string> Config::device_names() const {
   std::vector<std::string> names;
   for (const DeviceConfig& device : devices) names.push_back(device.name);
   return names;
+}
+
+std::vector<DeviceProfile> Config::unmeasured() const {
+  std::vector<DeviceProfile> all;
+  for (const DeviceConfig& device : devices) {
+    all.push_back({.name = device.name, .measured_as = measured_as(device)});
+  }
+  return all;
 }
 
 void fill_defaults(Config& config) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -33,6 +34,11 @@ class Members {
     if (value == nullptr) return;
     if (!value->is_string()) return wrong(key, "is not a text");
     out = value->get_ref<const std::string&>();
+  }
+
+  // Left as it is where there is none.
+  void optional_text(const char* key, std::string& out) {
+    if (error_.empty() && object_.contains(key)) text(key, out);
   }
 
   void flag(const char* key, bool& out) {
@@ -99,6 +105,7 @@ class Members {
 DeviceProfile read_device(Members& members) {
   DeviceProfile device;
   members.text("name", device.name);
+  members.optional_text("measured_as", device.measured_as);
   members.rate("read_bytes_per_second", 1, device.read_bytes_per_second);
   members.rate("write_bytes_per_second", 0, device.write_bytes_per_second);
   members.rate("together_bytes_per_second", 0, device.together_bytes_per_second);
@@ -146,6 +153,7 @@ std::string to_json(const Profile& profile) {
   json devices = json::array();
   for (const DeviceProfile& device : profile.devices) {
     devices.push_back({{"name", device.name},
+                       {"measured_as", device.measured_as},
                        {"read_bytes_per_second", device.read_bytes_per_second},
                        {"write_bytes_per_second", device.write_bytes_per_second},
                        {"together_bytes_per_second", device.together_bytes_per_second},
@@ -177,26 +185,32 @@ Status save_profile(const std::string& path, const Profile& profile) {
   return replace_text_file(path, text);
 }
 
-Status check_profile_fits(const Profile& profile, std::span<const std::string> device_names) {
-  bool fits = profile.devices.size() == device_names.size();
-  for (size_t i = 0; fits && i < device_names.size(); ++i) fits = profile.devices[i].name == device_names[i];
-  if (fits) return {};
-  std::vector<std::string_view> measured;
-  for (const DeviceProfile& device : profile.devices) measured.push_back(device.name);
-  return fail(
-      Errc::invalid_argument,
-      fmt::format("the profile is of the devices {}, the configuration has {}; `kvpool probe` writes a "
-                  "new one",
-                  fmt::join(measured, ", "), fmt::join(device_names, ", ")));
+Status check_profile_fits(const Profile& profile, std::span<const DeviceProfile> devices) {
+  const auto fits = [](const DeviceProfile& measured, const DeviceProfile& now) {
+    return measured.name == now.name &&
+           (measured.measured_as.empty() || measured.measured_as == now.measured_as);
+  };
+  if (std::ranges::equal(profile.devices, devices, fits)) return {};
+  const auto list = [](std::span<const DeviceProfile> all) {
+    std::vector<std::string> texts;
+    for (const DeviceProfile& device : all) {
+      texts.push_back(device.measured_as.empty() ? device.name
+                                                 : fmt::format("{} ({})", device.name, device.measured_as));
+    }
+    return fmt::format("{}", fmt::join(texts, "; "));
+  };
+  return fail(Errc::invalid_argument,
+              fmt::format("the profile is of {}, the configuration has {}; `kvpool probe` writes a new one",
+                          list(profile.devices), list(devices)));
 }
 
 Result<std::optional<Profile>> stored_profile(const std::string& path,
-                                              std::span<const std::string> device_names) {
+                                              std::span<const DeviceProfile> devices) {
   std::error_code ignored;
   if (path.empty() || !std::filesystem::exists(path, ignored)) return std::nullopt;
   auto profile = load_profile(path);
   if (!profile) return tl::unexpected(profile.error());
-  if (const Status fits = check_profile_fits(*profile, device_names); !fits) {
+  if (const Status fits = check_profile_fits(*profile, devices); !fits) {
     log_warn("{} is not used: {}", path, fits.error().message);
     return std::nullopt;
   }

@@ -22,11 +22,11 @@ namespace kvpool {
 [[nodiscard]] std::string to_json(const Profile& profile);
 
 // The profile that lies at `path`: nothing where there is none, or where it is of other devices, which is
-// logged.
+// logged. Of `devices` the names count, and what they would be measured as.
 [[nodiscard]] Result<std::optional<Profile>> stored_profile(const std::string& path,
-                                                            std::span<const std::string> device_names);
+                                                            std::span<const DeviceProfile> devices);
 
 // Says where a profile is not one of these devices, in this order: the configuration has changed since.
-[[nodiscard]] Status check_profile_fits(const Profile& profile, std::span<const std::string> device_names);
+[[nodiscard]] Status check_profile_fits(const Profile& profile, std::span<const DeviceProfile> devices);
 
 }  // namespace kvpool

@@ -20,6 +20,7 @@ Profile two_devices() {
   profile.link_bytes_per_second = 6.25e9;
   DeviceProfile& memory = profile.devices.emplace_back();
   memory.name = "memory0";
+  memory.measured_as = "memory";
   memory.read_bytes_per_second = 5.5e9;
   memory.write_bytes_per_second = 5e9;
   memory.together_bytes_per_second = 5.1e9;
@@ -28,6 +29,7 @@ Profile two_devices() {
   memory.queue_bytes = 1 << 20;
   DeviceProfile& file = profile.devices.emplace_back(memory);
   file.name = "file0";
+  file.measured_as = "file /x, limit_read 9 B/s";
   file.read_bytes_per_second = 2.3456789e9;
   file.storage = true;
   return profile;
@@ -78,8 +80,9 @@ TEST(ProfileFile, StoredProfileIsFoundWhereItIsOfTheseDevices) {
   std::string folder = testing::TempDir() + "kvpool_profile_XXXXXX";
   ASSERT_NE(mkdtemp(folder.data()), nullptr);
   const std::string path = folder + "/kvpool.toml.profile.json";
-  const std::vector<std::string> same = {"memory0", "file0"};
-  const std::vector<std::string> others = {"memory0", "file1"};
+  const std::vector<DeviceProfile> same = two_devices().devices;
+  std::vector<DeviceProfile> others = same;
+  others[1].name = "file1";
   const auto none_yet = stored_profile(path, same);
   ASSERT_TRUE(none_yet);
   EXPECT_FALSE(none_yet->has_value());
@@ -146,13 +149,20 @@ TEST(ProfileFile, MutatedTextIsRefusedOrReadAsWhatCanBe) {
 TEST(ProfileFile, DeepNestingIsRefused) { EXPECT_NE(error_of(std::string(500'000, '[')), "no error"); }
 
 TEST(ProfileFile, FitsTheDevicesItWasMeasuredOn) {
-  const std::vector<std::string> same = {"memory0", "file0"};
-  const std::vector<std::string> swapped = {"file0", "memory0"};
-  const std::vector<std::string> fewer = {"memory0"};
-  EXPECT_TRUE(check_profile_fits(two_devices(), same));
-  EXPECT_FALSE(check_profile_fits(two_devices(), swapped));
-  EXPECT_EQ(check_profile_fits(two_devices(), fewer).error().message.substr(0, 76),
-            "the profile is of the devices memory0, file0, the configuration has memory0;");
+  const Profile profile = two_devices();
+  std::vector<DeviceProfile> devices = profile.devices;
+  EXPECT_TRUE(check_profile_fits(profile, devices));
+  devices[1].measured_as = "file /x";  // the cap is gone: the device may be faster than was measured
+  EXPECT_EQ(check_profile_fits(profile, devices).error().message,
+            "the profile is of memory0 (memory); file0 (file /x, limit_read 9 B/s), the configuration has "
+            "memory0 (memory); file0 (file /x); `kvpool probe` writes a new one");
+  Profile by_hand = profile;  // says nothing of what it was measured on
+  by_hand.devices[1].measured_as.clear();
+  EXPECT_TRUE(check_profile_fits(by_hand, devices));
+  std::swap(devices[0], devices[1]);
+  EXPECT_FALSE(check_profile_fits(by_hand, devices));
+  devices.pop_back();
+  EXPECT_FALSE(check_profile_fits(by_hand, devices));
 }
 
 }  // namespace

@@ -158,7 +158,7 @@ class Plan(Tool):
         profile["devices"].reverse()
         self.write("good.toml.profile.json", json.dumps(profile))
         _, err = self.run_tool("plan", "--config", "good.toml", code=2)
-        self.assertIn("the profile is of the devices file0, memory0", err)
+        self.assertIn("the profile is of file0; memory0", err)
 
     def test_refuses_what_cannot_be(self):
         self.refused("plan", "--config", "good.toml", message="no bandwidth of device 'memory0' is known")
