@@ -1,10 +1,5 @@
 // The command line tool: wiring alone. Commands are listed in commands.def.
 
-#include <array>
-#include <cstdlib>
-#include <string>
-#include <utility>
-
 #include "apps/command.h"
 #include "base/log.h"
 
@@ -14,30 +9,11 @@ namespace kvpool {
 #include "apps/commands.def"
 #undef KVPOOL_COMMAND
 
-namespace {
-
-// KVPOOL_LOG. False: it names no level.
-bool set_log_level_from_environment() {
-  const char* text = std::getenv("KVPOOL_LOG");
-  if (text == nullptr || *text == '\0') return true;
-  constexpr std::array<std::pair<std::string_view, LogLevel>, 4> levels = {{{"debug", LogLevel::debug},
-                                                                            {"info", LogLevel::info},
-                                                                            {"warn", LogLevel::warn},
-                                                                            {"error", LogLevel::error}}};
-  for (const auto& [name, level] : levels) {
-    if (name != text) continue;
-    set_log_level(level);
-    return true;
-  }
-  return false;
-}
-
-}  // namespace
 }  // namespace kvpool
 
 int main(int argc, char** argv) {
-  if (!kvpool::set_log_level_from_environment()) {
-    return kvpool::print_error("KVPOOL_LOG is not a level; allowed: debug, info, warn, error");
+  if (!kvpool::log_level_is_valid()) {
+    return kvpool::print_error("KVPOOL_LOG is not a level; allowed: debug, info, warn, error, off");
   }
   kvpool::Tool tool;
 #define KVPOOL_COMMAND(name) kvpool::add_##name(tool);

@@ -67,11 +67,11 @@ class Bench:
     def file(self, name, size, more=""):
         return f"file,path={self.folder / name},size={size}{more}"
 
-    def fio(self, direction):
+    def fio(self, direction, *options):
         """GB/s."""
         result = run_json(["fio", "--name=reference", f"--filename={self.folder / 'fio'}", "--size=4g", "--bs=1m",
                            "--direct=1", "--ioengine=io_uring", "--iodepth=32", f"--iomem={self.iomem}",
-                           f"--rw={direction}", f"--runtime={FIO_SECONDS}", "--time_based", "--output-format=json"])
+                           f"--rw={direction}", f"--runtime={FIO_SECONDS}", "--time_based", "--output-format=json", *options])
         return result["jobs"][0][direction]["bw_bytes"] / 1e9
 
 
@@ -98,22 +98,26 @@ def bar_file(bench, pairs):
     bench.fio("write")
     bench.probe(device)
     reads, writes, stores, ratios_read, ratios_write, ratios_store, cpu, cpu_verified = [[] for _ in range(8)]
+    ratios_registered = []
     for _ in range(pairs):
         for verify, into in (("never", cpu), ("storage", cpu_verified)):
             row = bench.pooled(device, "--verify", verify)
             into.append(core_percent_per_gbps(row, sum(d["bytes"] for d in row["devices"])))
             fio_read = bench.fio("read")
+            fio_registered = bench.fio("read", "--fixedbufs", "--registerfiles")
             write = bench.probe(device)["write_bytes_per_second"] / 1e9
             fio_write = bench.fio("write")
             reads.append(row["gbps"])
             writes.append(write)
             stores.append(row["store_gbps"])
             ratios_read.append(row["gbps"] / fio_read)
+            ratios_registered.append(row["gbps"] / fio_registered)
             ratios_write.append(write / fio_write)
             ratios_store.append(row["store_gbps"] / fio_write)
     report(f"one file device, LLaMA-3.1-8B, 16k tokens; fio with --iomem={bench.iomem}", [
         ("read, GB/s", reads, "{:.2f}"),
         ("read, of fio's", ratios_read, "{:.3f}"),
+        ("read, of fio's with registered buffers", ratios_registered, "{:.3f}"),
         ("written by kvpool probe, GB/s", writes, "{:.2f}"),
         ("written by kvpool probe, of fio's", ratios_write, "{:.3f}"),
         ("stored, payload made meanwhile, GB/s", stores, "{:.2f}"),

@@ -13,7 +13,8 @@
  * kvpool_progress() reports, a store's sources must not change.
  *
  * Failure.  Nothing throws. What an operator should know (memory without huge pages, a device that failed, a
- * stalled ticket) is logged, a line each, on standard error. A function returns a kvpool_status; where it
+ * stalled ticket) is logged, a line each, on standard error; the environment's KVPOOL_LOG (debug, info, warn,
+ * error, off) says how much. A function returns a kvpool_status; where it
  * takes a kvpool_error, the message says what was wrong, where, and what to do. Wrong bytes are never
  * delivered: a block whose bytes do not match their checksum is a miss.
  *

@@ -3,6 +3,11 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
+#include <cstdlib>
+#include <optional>
+#include <utility>
+
 namespace kvpool {
 namespace {
 
@@ -20,10 +25,26 @@ spdlog::level::level_enum level_of(LogLevel level) {
   return spdlog::level::err;
 }
 
+std::optional<spdlog::level::level_enum> level_from_environment() {
+  const char* text = std::getenv("KVPOOL_LOG");
+  if (text == nullptr || *text == '\0') return spdlog::level::info;
+  constexpr std::array<std::pair<std::string_view, spdlog::level::level_enum>, 5> levels = {
+      {{"debug", spdlog::level::debug},
+       {"info", spdlog::level::info},
+       {"warn", spdlog::level::warn},
+       {"error", spdlog::level::err},
+       {"off", spdlog::level::off}}};
+  for (const auto& [name, level] : levels) {
+    if (name == text) return level;
+  }
+  return std::nullopt;
+}
+
 spdlog::logger& logger() {
   static const auto instance = [] {
     auto made = spdlog::stderr_logger_mt("kvpool");
     made->set_pattern("%Y-%m-%dT%H:%M:%S.%e kvpool %l: %v");
+    made->set_level(level_from_environment().value_or(spdlog::level::info));
     return made;
   }();
   return *instance;
@@ -32,6 +53,6 @@ spdlog::logger& logger() {
 }  // namespace
 
 void log_message(LogLevel level, std::string_view message) { logger().log(level_of(level), message); }
-void set_log_level(LogLevel lowest) { logger().set_level(level_of(lowest)); }
+bool log_level_is_valid() { return level_from_environment().has_value(); }
 
 }  // namespace kvpool

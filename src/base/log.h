@@ -1,5 +1,8 @@
 // Logging to standard error, through spdlog. Never called on the data path except for a failure that is
-// counted, and never with payload, keys of payload or secrets. KVPOOL_LOG sets the level (read in apps/).
+// counted, and never with payload, keys of payload or secrets.
+//
+// The environment's KVPOOL_LOG says what is logged: debug, info (the default), warn, error or off. It is read
+// at the first message.
 
 #pragma once
 
@@ -12,7 +15,8 @@ namespace kvpool {
 enum class LogLevel { debug, info, warn, error };
 
 void log_message(LogLevel level, std::string_view message);
-void set_log_level(LogLevel lowest);
+// False: KVPOOL_LOG names no level, and the default holds.
+[[nodiscard]] bool log_level_is_valid();
 
 template <class... Args>
 void log_info(fmt::format_string<Args...> format, Args&&... args) {

@@ -76,6 +76,7 @@ class CommandLine(Tool):
 
     def test_log_level(self):
         self.run_tool("config", "check", "good.toml", code=0, environment={"KVPOOL_LOG": "debug"})
+        self.run_tool("config", "check", "good.toml", code=0, environment={"KVPOOL_LOG": "off"})
         _, err = self.run_tool("config", "check", "good.toml", code=2, environment={"KVPOOL_LOG": "loud"})
         self.assertIn("allowed: debug, info, warn, error", err)
 
@@ -159,6 +160,8 @@ class Plan(Tool):
         self.write("good.toml.profile.json", json.dumps(profile))
         _, err = self.run_tool("plan", "--config", "good.toml", code=2)
         self.assertIn("the profile is of file0; memory0", err)
+        _, err = self.run_tool("plan", "--config", "good.toml", code=2, environment={"KVPOOL_LOG": "error"})
+        self.assertNotIn("the profile", err)
 
     def test_refuses_what_cannot_be(self):
         self.refused("plan", "--config", "good.toml", message="no bandwidth of device 'memory0' is known")
