@@ -34,7 +34,7 @@ bool Engine::take_submissions() {
     for (uint32_t i = 0; i < submissions_per_step && port->channel.submissions.pop(message); ++i) {
       worked = true;
       // A request brings two completions. A consumer that keeps to its slots always has room for them.
-      if (message.op != Op::cancel && port->channel.completions.room() < port->owed + 2) {
+      if (!port->closing && message.op != Op::cancel && port->channel.completions.room() < port->owed + 2) {
         log_warn("consumer '{}' sends requests and takes no completions: it is closed", port->name);
         ++counters_.invalid_requests;
         close(*port);

@@ -37,18 +37,30 @@ DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::s
 }
 
 void DeviceQueue::enqueue(Ticket& ticket, PartHandle handle) {
+  if (!ticket.lanes[id_.value].listed) list(ticket, request_end(ticket));
+  table_->push(ticket.lanes[id_.value].parts, handle);
+  count_queued(ticket, handle);
+}
+
+void DeviceQueue::enqueue_again(Ticket& ticket, PartHandle handle) {
+  if (!ticket.lanes[id_.value].listed) list(ticket, 0);
+  table_->push_front(ticket.lanes[id_.value].parts, handle);
+  count_queued(ticket, handle);
+}
+
+void DeviceQueue::list(Ticket& ticket, uint64_t earliest) {
   Lane& lane = ticket.lanes[id_.value];
-  if (!lane.listed) {
-    lane.listed = true;
-    const auto kind = static_cast<size_t>(kind_of(ticket));
-    lane.served = std::max({lane.served, virtual_time_[kind], request_end(ticket)});
-    lanes_[kind].push_back(ticket.index);
-  }
+  lane.listed = true;
+  const auto kind = static_cast<size_t>(kind_of(ticket));
+  lane.served = std::max({lane.served, virtual_time_[kind], earliest});
+  lanes_[kind].push_back(ticket.index);
+}
+
+void DeviceQueue::count_queued(Ticket& ticket, PartHandle handle) {
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  lane.queued_bytes += bytes;
+  ticket.lanes[id_.value].queued_bytes += bytes;
   queued_bytes_ += bytes;
   table_->part(handle).state = PartState::queued;
-  table_->push(lane.parts, handle);
 }
 
 uint64_t DeviceQueue::request_end(const Ticket& ticket) const {
@@ -80,7 +92,7 @@ void DeviceQueue::pull_up_after(const Ticket& ticket, uint64_t bytes) {
     Ticket& other = table_->at(index);
     Lane& lane = other.lanes[id_.value];
     if (&other == &ticket || !are_one_request(ticket, other) || lane.served < served + bytes) continue;
-    lane.served = std::max(virtual_time_[kind], lane.served - bytes);
+    lane.served = std::min(lane.served, std::max(virtual_time_[kind], lane.served - bytes));
   }
 }
 
@@ -99,6 +111,7 @@ void DeviceQueue::drop(Ticket& ticket, uint32_t block) {
     lane.queued_bytes -= bytes;
     queued_bytes_ -= bytes;
     table_->part(handle).state = PartState::idle;
+    if (handle == write_to_wait_for) write_to_wait_for = no_part;
   }
   lane.parts = kept;
   pull_up_after(ticket, queued_bytes - lane.queued_bytes);
@@ -134,9 +147,12 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   Lane& lane = ticket.lanes[id_.value];
   const PartHandle handle = table_->pop(lane.parts);
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  uint64_t& virtual_time = virtual_time_[static_cast<size_t>(kind_of(ticket))];
   lane.served += bytes;
-  virtual_time = std::max(virtual_time, lane.served);
+  // What goes before its turn moves nobody else's.
+  if (now < ticket.urgent_at) {
+    uint64_t& virtual_time = virtual_time_[static_cast<size_t>(kind_of(ticket))];
+    virtual_time = std::max(virtual_time, lane.served);
+  }
   lane.queued_bytes -= bytes;
   queued_bytes_ -= bytes;
   if (lane.parts.empty()) unlist(ticket);
@@ -163,8 +179,8 @@ void DeviceQueue::start(PartHandle handle, IoKind kind, std::byte* buffer) {
   Part& part = table_->part(handle);
   const uint32_t bytes = aligned(table_->position(handle).bytes);
   const uint32_t pieces = (bytes + limits_.transfer_bytes_max - 1) / limits_.transfer_bytes_max;
-  KVPOOL_ASSERT(pieces < 1U << 7);
-  part.pieces_left = static_cast<uint8_t>(pieces & 0x7f);
+  KVPOOL_ASSERT(pieces <= pieces_max);
+  part.pieces_left = static_cast<uint8_t>(pieces & pieces_max);
   device_bytes_ += bytes;
   sending_ = {.handle = handle, .kind = kind, .buffer = buffer, .offset = part.offset.value, .left = bytes};
   flush();
@@ -216,6 +232,7 @@ void DeviceQueue::finish(PartHandle handle, Nanos now) {
   const uint32_t bytes = aligned(table_->position(handle).bytes);
   if (staging_.owns(part.address)) staging_.give_back(part.address, bytes);
   part.address = nullptr;
+  if (handle == write_to_wait_for) write_to_wait_for = no_part;
   KVPOOL_ASSERT(issued_bytes_ >= bytes);
   issued_bytes_ -= bytes;
   if (kind_of(table_->ticket_of(handle)) == Kind::write) --issued_writes_;

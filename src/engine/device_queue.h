@@ -49,6 +49,8 @@ class DeviceQueue {
 
   // ---- lanes
   void enqueue(Ticket& ticket, PartHandle handle);
+  // One that had its turn already: first of its ticket's.
+  void enqueue_again(Ticket& ticket, PartHandle handle);
   // Forgets the ticket's parts of blocks from `block` on; they become idle.
   void drop(Ticket& ticket, uint32_t block);
   // Whose part goes next, or null. Its lane is not empty.
@@ -98,6 +100,12 @@ class DeviceQueue {
   [[nodiscard]] uint64_t issued_bytes() const { return issued_bytes_; }
   [[nodiscard]] uint32_t issued_writes() const { return issued_writes_; }
   [[nodiscard]] double bytes_per_second() const { return bytes_per_second_; }
+  // By the profile; 0 where that knows no rate.
+  [[nodiscard]] Nanos time_for(uint64_t bytes) const {
+    if (bytes_per_second_ <= 0) return Nanos{0};
+    return std::chrono::duration_cast<Nanos>(
+        std::chrono::duration<double>(static_cast<double>(bytes) / bytes_per_second_));
+  }
   [[nodiscard]] DeviceCounters counters(Nanos now) const;
 
   // Parts that wait for their copy or checksum, in the order in which they arrived.
@@ -116,7 +124,9 @@ class DeviceQueue {
  private:
   // Null, or the part that a completion was the last piece of.
   [[nodiscard]] PartHandle account(const IoCompletion& completion);
+  void list(Ticket& ticket, uint64_t earliest);
   void unlist(Ticket& ticket);
+  void count_queued(Ticket& ticket, PartHandle handle);
   // The virtual time at which all that is queued of the ticket's request will have been served.
   [[nodiscard]] uint64_t request_end(const Ticket& ticket) const;
   void pull_up_after(const Ticket& ticket, uint64_t bytes);

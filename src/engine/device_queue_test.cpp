@@ -106,6 +106,44 @@ TEST_F(DeviceQueueTest, TicketsOfOnePinShareOneTurnInTheirOrder) {
   EXPECT_EQ(order, pieces);
 }
 
+// As each piece ends, its ticket is dropped from every device.
+TEST_F(DeviceQueueTest, PiecesKeepTheirOrderWhenTheOneBeforeThemEnds) {
+  const Geometry large{.name = "large", .segment_bytes = std::vector<uint32_t>(columns, 64 * segment_bytes)};
+  Ticket& other = add_ticket(200);
+  other.geometry = &large;
+  enqueue_all(other);
+  std::vector<Ticket*> pieces;
+  for (int i = 0; i < 6; ++i) {
+    pieces.push_back(&add_ticket(1));  // four parts
+    pieces.back()->redeemed = PinId(7);
+    enqueue_all(*pieces.back());
+  }
+  std::vector<Ticket*> order;
+  for (int parts = 0; parts < 24;) {
+    Ticket* ticket = take_next();
+    if (ticket == &other) continue;
+    ++parts;
+    if (order.empty() || order.back() != ticket) order.push_back(ticket);
+    if (ticket->lanes[0].queued_bytes == 0) queue_.drop(*ticket, 0);
+  }
+  EXPECT_EQ(order, pieces);
+}
+
+TEST_F(DeviceQueueTest, WhatAnUrgentTicketGetsIsNotANewcomersToWaitFor) {
+  Ticket& patient = add_ticket(200);
+  enqueue_all(patient);
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(take_next(), &patient);
+  Ticket& urgent = add_ticket(100);
+  urgent.urgent_at = Nanos(0);
+  enqueue_all(urgent);
+  for (int i = 0; i < 400; ++i) ASSERT_EQ(take_next(), &urgent);
+  Ticket& newcomer = add_ticket(1);
+  enqueue_all(newcomer);
+  int waited = 0;
+  while (take_next() == &patient) ++waited;
+  EXPECT_LE(waited, 1);
+}
+
 TEST_F(DeviceQueueTest, TwoConsumersOfOnePinAreTwoRequests) {
   ConsumerPort one;
   ConsumerPort another;

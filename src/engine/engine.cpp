@@ -173,7 +173,7 @@ Result<NamespaceId> Engine::add_namespace(const Geometry& geometry, bool flat) {
                               geometry.segments(), options_.segments_per_request_max));
   }
   for (DeviceQueue& queue : queues_) {
-    const uint64_t pieces = queue.limits().in_place ? 1 : UINT8_MAX;
+    const uint64_t pieces = queue.limits().in_place ? 1 : pieces_max;
     if (queue.aligned(largest) > pieces * queue.limits().transfer_bytes_max) {
       return refuse(
           fmt::format("a segment of {} bytes is more than device '{}' takes", largest, queue.name()));

@@ -180,6 +180,31 @@ TEST_F(EngineFaultTest, AConsumerThatNamesABufferTwiceLosesNoBlock) {
   for (uint32_t i = 0; i < 16; ++i) EXPECT_TRUE(is_right(0, i / 2, i % 2)) << i;
 }
 
+// What is not wanted any more is not read again, and so nothing is known of the block.
+TEST_F(EngineFaultTest, AConsumerThatNamesABadAddressTooLosesNoBlock) {
+  ASSERT_NO_FATAL_FAILURE(
+      open({.devices = {drive()}, .shares = {1}, .transfer = {.sum_bytes_per_second = 1e8}}, uniform(2)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 8));
+  Submission retrieve = message(Op::retrieve, 0, 8);
+  auto* addresses =
+      const_cast<RegionAddress*>(port.regions.resolve_array<RegionAddress>(retrieve.buffers, 16));
+  std::fill_n(addresses, 16, addresses[0]);
+  addresses[3] = no_address;  // block 1, segment 1
+  EXPECT_EQ(finish(send(retrieve)).code, Errc::invalid_argument);
+  for (uint32_t block = 0; block < 8; ++block) EXPECT_TRUE(is_there(0, block)) << block;
+}
+
+TEST_F(EngineFaultTest, ASegmentOfTooManyPiecesIsRefusedWithItsNamespace) {
+  SimDeviceOptions small_pieces = drive();
+  small_pieces.alignment_bytes = small_pieces.transfer_bytes_max = 512;
+  Geometry geometry = uniform(1);
+  geometry.segment_bytes = {pieces_max * 512};
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {small_pieces}, .shares = {1}}, geometry));
+  ASSERT_NO_FATAL_FAILURE(store(0, 1));
+  geometry.segment_bytes = {(pieces_max + 1) * 512};
+  EXPECT_FALSE(engine->add_namespace(geometry, false));
+}
+
 class LostReadTest : public EngineFaultTest {
  protected:
   static constexpr uint32_t window_bytes = 8 * segment_bytes;

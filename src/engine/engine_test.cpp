@@ -105,6 +105,38 @@ class LargeWriteTest : public EngineFixture {
 TEST_F(LargeWriteTest, IsNotStarvedByAStreamOfSmallReads) { write_beside_small_reads(drive()); }
 TEST_F(LargeWriteTest, IsNotStarvedInMemoryEither) { write_beside_small_reads(host_memory()); }
 
+// The second takes the first one's place in all tables.
+TEST_F(LargeWriteTest, NorIsTheNextOne) {
+  const uint32_t window_bytes = 8 * segment_bytes;
+  Geometry geometry = uniform(2);
+  geometry.segment_bytes[1] = window_bytes;
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive(1e7, microseconds(10))},
+                                .shares = {1},
+                                .window_bytes = window_bytes,
+                                .verify = Verify::none},
+                               geometry));
+  ASSERT_NO_FATAL_FAILURE(store(0, 64));
+  Submission read = message(Op::retrieve, 0, 64);
+  read.segment_count = 1;
+  std::array<uint16_t, 3> reading;
+  for (uint16_t& slot : reading) slot = send(read);
+  const auto read_on = [&] {
+    step();
+    for (uint16_t& slot : reading) {
+      if (ends(slot).released_at) slot = send(read);
+    }
+  };
+  for (uint32_t document = 1; document < 3; ++document) {
+    write_payload(document, 1);
+    const Nanos sent_at = clock.now();
+    const uint16_t writing = send(message(Op::store, document, 1));
+    while (!ends(writing).released_at && clock.now() - sent_at < milliseconds(500)) read_on();
+    EXPECT_TRUE(ends(writing).released_at) << document;
+    const Nanos until = clock.now() + milliseconds(300);
+    while (clock.now() < until) read_on();
+  }
+}
+
 // As GPT-OSS: every other layer is a window, of which the last block's alone is loaded.
 TEST_F(EngineTest, AfterACutTheWindowsOfTheBlockThatIsNowTheLastAreLoaded) {
   Geometry geometry = uniform(4);

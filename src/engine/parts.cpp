@@ -14,7 +14,7 @@ namespace {
 // With the transfer at least, whatever their size.
 constexpr uint32_t transfers_min = 4;
 
-// Many times what a device takes for all that is on it.
+// On top of twice the time for what is on the device.
 constexpr Nanos reads_wait_max{std::chrono::milliseconds(200)};
 
 }  // namespace
@@ -57,9 +57,10 @@ bool Engine::write_wants_room(DeviceQueue& queue) {
     if (ticket == nullptr) return false;
     write = ticket->lanes[queue.id().value].parts.head;
   }
+  if (!queue.has_queued(DeviceQueue::Kind::read)) return true;
   if (write != queue.write_to_wait_for) {
     queue.write_to_wait_for = write;
-    queue.reads_wait_until = now_ + reads_wait_max;
+    queue.reads_wait_until = now_ + reads_wait_max + 2 * queue.time_for(queue.issued_bytes());
   }
   return now_ < queue.reads_go_at();
 }
@@ -286,10 +287,11 @@ void Engine::transferred(const TransferCompletion& completion) {
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   const bool right =
       !sums(ticket, queue) || completion.checksum == catalog_.checksums(block)[position.segment];
-  if (!right && !part.suspect && !queue.limits().in_place && position.block < ticket.promised) {
-    return read_again(handle);
-  }
-  home(handle, right ? Errc::ok : Errc::corrupt);
+  if (right) return home(handle, Errc::ok);
+  if (part.suspect || queue.limits().in_place) return home(handle, Errc::corrupt);
+  // Of a block that is not wanted any more it is not worth to be known whose fault it was.
+  if (position.block >= ticket.promised) return home(handle, Errc::cancelled);
+  read_again(handle);
 }
 
 // A drive's bytes that do not fit their checksum are read once more, into memory of the pool's own, before
@@ -304,7 +306,7 @@ void Engine::read_again(PartHandle handle) {
   --ticket.outstanding;
   part.address = place;
   part.suspect = true;
-  queue_of(part).enqueue(ticket, handle);
+  queue_of(part).enqueue_again(ticket, handle);
 }
 
 // A part has ended, well or not: nothing of the pool's touches its memory any more.

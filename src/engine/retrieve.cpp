@@ -87,7 +87,7 @@ void Engine::locate(Ticket& ticket) {
 
 void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code) {
   if (code != Errc::ok) {
-    if (code != Errc::invalid_argument) {
+    if (code != Errc::invalid_argument && code != Errc::cancelled) {
       catalog_.retire(ticket.pin.blocks()[ticket.block_first + position.block]);
     }
     if (position.block < ticket.promised) {

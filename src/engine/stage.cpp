@@ -110,7 +110,7 @@ void Engine::stage_home(Ticket& ticket, const TicketTable::Position& position, E
   StoreBlock& stored = ticket.stored[position.block];
   if (code != Errc::ok) {
     stored.state = StoreState::failed;
-    catalog_.retire(stored.id);
+    if (code != Errc::cancelled) catalog_.retire(stored.id);
     cut(ticket, position.block, code);
   } else if (stored.state == StoreState::writing) {
     --stored.parts_left;

@@ -34,6 +34,9 @@ enum class PartState : uint8_t {
   done,
 };
 
+// A transfer that the device wants in pieces has at most so many.
+inline constexpr uint32_t pieces_max = 127;
+
 struct Part {
   ByteOffset offset;             // on its device
   std::byte* address = nullptr;  // while issued: staging, the place in pool memory, or the consumer's buffer
@@ -41,9 +44,9 @@ struct Part {
   PartHandle next = no_part;     // in whichever list it is
   DeviceId device = no_device;
   PartState state = PartState::idle;
-  uint8_t pieces_left : 7 = 0;  // of a transfer that the device wants in pieces
-  bool suspect : 1 = false;     // read: its bytes did not fit their checksum once
-  Errc code = Errc::ok;         // the first thing that went wrong
+  uint8_t pieces_left : 7 = 0;
+  bool suspect : 1 = false;  // read: its bytes did not fit their checksum once
+  Errc code = Errc::ok;      // the first thing that went wrong
 };
 static_assert(sizeof(Part) == 32);
 
@@ -184,6 +187,11 @@ class TicketTable {
       part(list.tail).next = handle;
     }
     list.tail = handle;
+  }
+  void push_front(PartList& list, PartHandle handle) {
+    part(handle).next = list.head;
+    if (list.empty()) list.tail = handle;
+    list.head = handle;
   }
   // REQUIRES: not empty.
   PartHandle pop(PartList& list) {
