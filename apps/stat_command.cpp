@@ -8,7 +8,7 @@
 
 #include "apps/command.h"
 #include "base/units.h"
-#include "io/file/pool_header.h"
+#include "io/file/pool_file.h"
 
 namespace kvpool {
 namespace {

@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "io/file/pool_header.h"
+#include "io/file/pool_file.h"
 
 namespace kvpool {
 namespace {

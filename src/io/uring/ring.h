@@ -1,0 +1,106 @@
+// Ring: what the devices that go through io_uring have in common: one ring with one descriptor, memory that
+// is registered with it, and a slot for each request under way.
+//
+// Threads: make() and the destructor on any thread; start() and all else on the owner thread. The ring is
+// made before the engine runs, so that a machine that cannot have one says so, but it is bound to its thread
+// in start(). Nothing allocates after start().
+
+#pragma once
+
+#include <liburing.h>
+
+#include <array>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/assert.h"
+#include "io/bounded_queue.h"
+#include "io/device.h"
+
+namespace kvpool {
+
+class Ring {
+ public:
+  // name: of the device, for messages.
+  Ring(std::string name, uint32_t queue_depth);
+  ~Ring();
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+
+  // Errc::unsupported where io_uring is forbidden, or too old for `flags` (IORING_SETUP_SQE128 and the like).
+  [[nodiscard]] Status make(unsigned flags = 0);
+  // Registers the descriptor, and the memory in which most buffers will lie. Where that is refused all works,
+  // more slowly, and it is said.
+  [[nodiscard]] Status start(int fd, std::span<const std::span<std::byte>> regions);
+  [[nodiscard]] bool registered() const { return !registered_.empty(); }
+  // From here on all memory is as if it were not registered.
+  void forget_registered();
+  [[nodiscard]] uint32_t queue_depth() const { return static_cast<uint32_t>(slots_.size()); }
+  [[nodiscard]] bool is_idle() const { return free_slots_.full(); }
+
+  // prepare(io_uring_sqe&, int index): index is that of the registered buffer in which the request's lies, or
+  // -1. False: the ring is full.
+  template <class Prepare>
+  [[nodiscard]] bool submit(const IoRequest& request, Prepare&& prepare) {
+    if (free_slots_.empty()) return false;
+    io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
+    if (sqe == nullptr) return false;
+    const uint32_t slot = free_slots_.pop();
+    slots_[slot] = {request.tag, request.length_bytes};
+    prepare(*sqe, registered_index(request.buffer, request.length_bytes));
+    sqe->flags |= IOSQE_FIXED_FILE;
+    io_uring_sqe_set_data64(sqe, slot);
+    return true;
+  }
+
+  // Sends what has gathered with one system call, and takes completions out without one where the kernel has
+  // them ready. judge(int32_t result, uint32_t length, IoCompletion&) sets bytes and code.
+  template <class Judge>
+  [[nodiscard]] size_t poll(std::span<IoCompletion> out, Judge&& judge) {
+    if (io_uring_sq_ready(&ring_) > 0) send();
+    size_t count = 0;
+    while (count < out.size() && !is_idle()) {
+      std::array<io_uring_cqe*, reap_max> cqes;
+      const auto wanted = static_cast<unsigned>(std::min(out.size() - count, cqes.size()));
+      const unsigned came = io_uring_peek_batch_cqe(&ring_, cqes.data(), wanted);
+      for (unsigned i = 0; i < came; ++i) {
+        const Slot slot = free_slot(cqes[i]->user_data);
+        out[count] = {.tag = slot.tag};
+        judge(cqes[i]->res, slot.length_bytes, out[count]);
+        ++count;
+      }
+      io_uring_cq_advance(&ring_, came);
+      if (came < wanted) break;
+    }
+    return count;
+  }
+
+  [[nodiscard]] int wait_fd() const { return ring_.ring_fd; }
+  // Requests that the kernel would not take yet are sent by the next poll().
+  [[nodiscard]] Nanos next_event_time() const { return io_uring_sq_ready(&ring_) > 0 ? Nanos{0} : never; }
+  // The first failure of a device's requests is logged, the others are only counted.
+  void log_failure(std::string_view what);
+
+ private:
+  static constexpr size_t reap_max = 64;
+  struct Slot {
+    uint64_t tag = 0;
+    uint32_t length_bytes = 0;
+  };
+
+  void register_regions(std::span<const std::span<std::byte>> regions);
+  [[nodiscard]] int registered_index(const std::byte* buffer, uint32_t length_bytes) const;
+  void send();
+  Slot free_slot(uint64_t number);
+
+  std::string name_;
+  io_uring ring_{};
+  bool made_ = false;
+  bool failure_logged_ = false;
+  std::vector<std::span<std::byte>> registered_;  // the kernel's buffers, in its order, which is by address
+  std::vector<Slot> slots_;
+  BoundedQueue<uint32_t> free_slots_;
+};
+
+}  // namespace kvpool
