@@ -58,7 +58,7 @@ ordered_json to_json(const DeviceConfig& device) {
     return out;
   }
   out["queue_depth"] = device.queue_depth;
-  if (device.kind == DeviceKind::file) {
+  if (is_storage(device.kind)) {
     out["path"] = device.path;
     return out;
   }

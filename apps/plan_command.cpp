@@ -73,7 +73,7 @@ void add_device(const DeviceConfig& device, const std::map<std::string, double>&
                 const DeviceProfile* measured, Inputs& inputs) {
   DeviceProfile profile;
   profile.name = device.name;
-  profile.storage = device.kind == DeviceKind::file;
+  profile.storage = is_storage(device.kind);
   std::string source = "none";
   if (const auto found = given.find(device.name); found != given.end()) {
     profile.read_bytes_per_second = found->second;

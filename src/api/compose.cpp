@@ -12,6 +12,7 @@
 #include "io/memory/arena.h"
 #include "io/memory/memory_device.h"
 #include "io/null/null_device.h"
+#include "io/nvme/nvme_device.h"
 #include "io/sim/sim_device.h"
 #include "probe/profile_file.h"
 #include "xfer/host/host_transfer.h"
@@ -20,6 +21,12 @@ namespace kvpool {
 namespace {
 
 constexpr uint64_t page_bytes = 4096;
+
+template <class D>
+Result<std::unique_ptr<Device>> upcast(Result<std::unique_ptr<D>> device) {
+  if (!device) return tl::unexpected(device.error());
+  return std::unique_ptr<Device>(std::move(*device));
+}
 
 bool needs_staging(DeviceKind kind) { return kind != DeviceKind::memory; }
 
@@ -108,15 +115,18 @@ class RealDeviceSet final : public DeviceSet {
                                     .write_bytes_per_second = wanted.sim_write_bytes_per_second,
                                     .latency = wanted.sim_latency,
                                     .queue_depth_max = wanted.queue_depth});
+      case DeviceKind::nvme:
+        return upcast(NvmeDevice::open({.name = wanted.name,
+                                        .path = wanted.path,
+                                        .size_bytes = wanted.size_bytes,
+                                        .queue_depth = wanted.queue_depth}));
       case DeviceKind::file:
         break;
     }
-    auto file = FileDevice::open({.name = wanted.name,
-                                  .path = wanted.path,
-                                  .size_bytes = wanted.size_bytes,
-                                  .queue_depth = wanted.queue_depth});
-    if (!file) return tl::unexpected(file.error());
-    return std::unique_ptr<Device>(std::move(*file));
+    return upcast(FileDevice::open({.name = wanted.name,
+                                    .path = wanted.path,
+                                    .size_bytes = wanted.size_bytes,
+                                    .queue_depth = wanted.queue_depth}));
   }
 
   std::unique_ptr<Arena> arena_;

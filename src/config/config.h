@@ -17,7 +17,11 @@
 
 namespace kvpool {
 
-enum class DeviceKind : uint8_t { memory, file, null, sim };
+enum class DeviceKind : uint8_t { memory, file, null, sim, nvme };
+// It survives the process, and has a path.
+[[nodiscard]] constexpr bool is_storage(DeviceKind kind) {
+  return kind == DeviceKind::file || kind == DeviceKind::nvme;
+}
 enum class VerifyRule : uint8_t { storage, always, none };  // none, spelled "never": for measuring only
 enum class Residency : uint8_t { exclusive };
 
@@ -26,8 +30,8 @@ struct DeviceConfig {
   DeviceKind kind = DeviceKind::memory;
   uint64_t size_bytes = 0;
   int numa_node = -1;         // memory: -1 is the process's own policy
-  std::string path;           // file
-  uint32_t queue_depth = 32;  // file: requests in flight
+  std::string path;           // file; nvme: /dev/ngXnY
+  uint32_t queue_depth = 32;  // requests in flight
   std::optional<uint64_t> limit_read_bytes_per_second;
   std::optional<uint64_t> limit_write_bytes_per_second;
   // sim and null

@@ -10,8 +10,8 @@
 namespace kvpool {
 namespace {
 
-constexpr std::array<std::string_view, 4> kind_names = {"memory", "file", "null", "sim"};
-constexpr std::string_view kinds_allowed = "memory, file, null, sim";
+constexpr std::array<std::string_view, 5> kind_names = {"memory", "file", "null", "sim", "nvme"};
+constexpr std::string_view kinds_allowed = "memory, file, nvme, null, sim";
 constexpr uint64_t size_bytes_min = 1ULL << 20;  // one slab
 constexpr uint64_t size_bytes_max = 1ULL << 50;
 constexpr uint64_t size_alignment_bytes = 4096;
@@ -48,7 +48,7 @@ std::string check_size(const DeviceConfig& device) {
 }
 
 std::string check_path(const DeviceConfig& device) {
-  if (device.kind != DeviceKind::file) {
+  if (!is_storage(device.kind)) {
     return device.path.empty() ? "" : fmt::format("a {} device has none", to_string(device.kind));
   }
   if (device.path.empty()) return "it is missing";
@@ -91,7 +91,7 @@ std::string get_rate(const DeviceConfig& device) {
 }
 
 constexpr uint8_t memory = kind_bit(DeviceKind::memory);
-constexpr uint8_t file = kind_bit(DeviceKind::file);
+constexpr uint8_t storage = kind_bit(DeviceKind::file) | kind_bit(DeviceKind::nvme);
 constexpr uint8_t simulated = kind_bit(DeviceKind::null) | kind_bit(DeviceKind::sim);
 constexpr std::string_view rate_allowed = "a rate such as \"600MB/s\", above 0, at most 1000000GB/s";
 
@@ -104,11 +104,11 @@ constexpr std::array<Key<D>, 11> device_key_list = {{
      set_bytes<&D::size_bytes>, check_size, get_bytes<&D::size_bytes>},
     {"numa_node", "a whole number from -1 (the process's own policy) to 1023", set_number<&D::numa_node>,
      check_range<&D::numa_node, -1, numa_node_max>, get_number<&D::numa_node>, memory},
-    {"path", "the path of a file, in UTF-8, at most 4095 bytes", set_text<&D::path>, check_path,
-     get_text<&D::path>, file},
+    {"path", "the path of a file, or of a namespace such as /dev/ng0n1, in UTF-8, at most 4095 bytes", set_text<&D::path>, check_path,
+     get_text<&D::path>, storage},
     {"queue_depth", "a whole number from 1 to 1024", set_number<&D::queue_depth>,
      check_range<&D::queue_depth, 1, 1024>, get_number<&D::queue_depth>,
-     static_cast<uint8_t>(file | simulated)},
+     static_cast<uint8_t>(storage | simulated)},
     {"limit_read", rate_allowed, set_rate<&D::limit_read_bytes_per_second>,
      check_limit<&D::limit_read_bytes_per_second>, get_limit<&D::limit_read_bytes_per_second>},
     {"limit_write", rate_allowed, set_rate<&D::limit_write_bytes_per_second>,

@@ -50,11 +50,11 @@ void check_devices(const Config& config, Problems& problems) {
       problems.push_back({path + ".name", fmt::format("'{}' is another device's name", device.name),
                           "a name of its own for each device", 0});
     }
-    if (device.kind == DeviceKind::file && !paths.insert(normal(device.path)).second) {
+    if (is_storage(device.kind) && !paths.insert(normal(device.path)).second) {
       problems.push_back(
           {path + ".path",
            fmt::format("'{}' is another device's, the profile or the configuration", device.path),
-           "a file of its own for each device", 0});
+           "a path of its own for each device", 0});
     }
     if (device.size_bytes < segment) {
       problems.push_back({path + ".size",

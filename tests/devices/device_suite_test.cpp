@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <ostream>
 
@@ -17,6 +19,7 @@
 #include "io/file/file_device.h"
 #include "io/memory/memory_device.h"
 #include "io/null/null_device.h"
+#include "io/nvme/nvme_device.h"
 #include "io/sim/sim_device.h"
 
 namespace kvpool {
@@ -89,8 +92,45 @@ Result<std::unique_ptr<Device>> with_lateness(Result<std::unique_ptr<Device>> lo
   return std::make_unique<FaultDevice>(std::move(*lower), faults, around.clock);
 }
 
+// The namespace of the drive with that serial number, or empty.
+std::string namespace_of(const std::string& serial) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/nvme-generic", error)) {
+    std::ifstream file(entry.path() / "device/serial");
+    std::string line;
+    std::getline(file, line);
+    if (line.substr(0, line.find(' ')) == serial) return "/dev/" + entry.path().filename().string();
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Device>> make_nvme(const std::string& path) {
+  const NvmeDeviceOptions options{
+      .name = "nvme0", .path = path, .size_bytes = size_bytes, .queue_depth = queue_depth};
+  auto device = NvmeDevice::open(options);
+  // The test before may have gone with requests under way: the kernel keeps their lock until they are done.
+  for (int tries = 0; !device && device.error().code == Errc::in_use && tries < 100; ++tries) {
+    usleep(50'000);
+    device = NvmeDevice::open(options);
+  }
+  if (!device) return tl::unexpected(device.error());
+  return std::unique_ptr<Device>(std::move(*device));
+}
+
+// Where there is a drive to be overwritten: in the virtual machine of tests/vm.
+void add_nvme_kinds(std::vector<DeviceKind>& kinds) {
+  const char* serial = std::getenv("KVPOOL_TEST_NVME_SERIAL");
+  if (serial == nullptr) return;
+  const std::string path = namespace_of(serial);
+  kinds.push_back({"nvme", [path](Surroundings& /*around*/) { return make_nvme(path); }});
+  kinds.push_back(
+      {"capped_nvme", [path](Surroundings& around) { return with_cap(make_nvme(path), around); }});
+  kinds.push_back(
+      {"late_nvme", [path](Surroundings& around) { return with_lateness(make_nvme(path), around); }});
+}
+
 std::vector<DeviceKind> all_kinds() {
-  return {
+  std::vector<DeviceKind> kinds = {
       {"memory", make_memory},
       {"file", make_file},
       {"null", make_null},
@@ -101,6 +141,8 @@ std::vector<DeviceKind> all_kinds() {
       {"late_file", [](Surroundings& around) { return with_lateness(make_file(around), around); }},
       {"late_memory", [](Surroundings& around) { return with_lateness(make_memory(around), around); }},
   };
+  add_nvme_kinds(kinds);
+  return kinds;
 }
 
 class DeviceSuite : public testing::TestWithParam<DeviceKind> {

@@ -1,0 +1,117 @@
+#include "io/nvme/nvme_device.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "io/nvme/command.h"
+
+namespace kvpool {
+namespace {
+
+constexpr uint32_t alignment_bytes_min = 4096;
+
+}  // namespace
+
+Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& options) {
+  auto drive = NvmeDrive::open(options.path, options.size_bytes);
+  if (!drive) return tl::unexpected(drive.error());
+  std::unique_ptr<NvmeDevice> device(new NvmeDevice(options, std::move(*drive)));
+  if (Status made = device->ring_.make(IORING_SETUP_SQE128 | IORING_SETUP_CQE32); !made) {
+    return tl::unexpected(made.error());
+  }
+  return device;
+}
+
+NvmeDevice::NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive)
+    : name_(options.name), drive_(std::move(drive)), ring_(options.name, options.queue_depth) {
+  limits_.size_bytes = drive_.header().size_bytes;
+  limits_.alignment_bytes = std::max(alignment_bytes_min, drive_.identity().block_bytes);
+  limits_.transfer_bytes_max =
+      static_cast<uint32_t>(std::min<uint64_t>(drive_.transfer_bytes_max(), limits_.size_bytes));
+  limits_.queue_depth_max = options.queue_depth;
+  limits_.storage = true;
+}
+
+NvmeDevice::~NvmeDevice() {
+  // The next owner of the drive must not meet writes of ours that are still on their way.
+  if (!ring_.is_idle()) drive_.leave_lock_to_kernel();
+}
+
+Status NvmeDevice::start(std::span<const std::span<std::byte>> regions) {
+  if (Status started = ring_.start(drive_.fd(), regions); !started) return started;
+  const auto tried = std::ranges::find_if(
+      regions, [&](const auto& region) { return region.size() >= limits_.alignment_bytes; });
+  if (!registered() || tried == regions.end()) return {};
+  if (takes_registered(tried->first(limits_.alignment_bytes))) return {};
+  ring_.forget_registered();
+  log_info(
+      "{}: this kernel takes no NVMe commands on registered memory of small pages; each request costs a "
+      "little "
+      "more. Huge pages or a later kernel do without",
+      name_);
+  return {};
+}
+
+// Kernels up to 6.x count all pages of a registered region against what one command may have, and refuse. So
+// one command is tried, at the region's beginning, where that is worst. The page is put back.
+bool NvmeDevice::takes_registered(std::span<std::byte> page) {
+  const std::vector<std::byte> before(page.begin(), page.end());
+  const IoRequest request{
+      .kind = IoKind::read, .length_bytes = static_cast<uint32_t>(page.size()), .buffer = page.data()};
+  const bool submitted = submit(request);
+  KVPOOL_ASSERT(submitted);
+  bool taken = false;
+  while (!ring_.is_idle()) {
+    IoCompletion done;
+    const size_t count = ring_.poll(std::span(&done, 1), [&](int32_t result, uint32_t /*bytes*/,
+                                                             IoCompletion&) { taken = result != -EINVAL; });
+    if (count > 0) break;
+    pollfd readable{.fd = wait_fd(), .events = POLLIN, .revents = 0};
+    ::poll(&readable, 1, -1);
+  }
+  std::ranges::copy(before, page.begin());
+  return taken;
+}
+
+bool NvmeDevice::submit(const IoRequest& request) {
+  KVPOOL_ASSERT(request.length_bytes > 0 && request.length_bytes <= limits_.transfer_bytes_max &&
+                request.offset.value <= limits_.size_bytes - request.length_bytes);
+  KVPOOL_ASSERT(request.offset.value % limits_.alignment_bytes == 0 &&
+                request.length_bytes % limits_.alignment_bytes == 0 && request.buffer != nullptr);
+  return ring_.submit(request, [&](io_uring_sqe& sqe, int index) {
+    const uint32_t block_bytes = drive_.identity().block_bytes;
+    const nvme_uring_cmd command = nvme_command(request.kind, drive_.namespace_id(),
+                                                (pool_data_offset_bytes + request.offset.value) / block_bytes,
+                                                request.length_bytes, block_bytes, request.buffer);
+    io_uring_prep_rw(IORING_OP_URING_CMD, &sqe, 0, nullptr, 0, 0);
+    sqe.cmd_op = NVME_URING_CMD_IO;
+    std::memcpy(sqe.cmd, &command, sizeof command);
+    if (index < 0) return;
+    sqe.uring_cmd_flags = IORING_URING_CMD_FIXED;
+    sqe.buf_index = static_cast<uint16_t>(index);
+  });
+}
+
+size_t NvmeDevice::poll(std::span<IoCompletion> out) {
+  return ring_.poll(out, [this](int32_t result, uint32_t length_bytes, IoCompletion& completion) {
+    if (result == 0) {
+      completion.bytes = length_bytes;
+      return;
+    }
+    // A positive result is the drive's own status, a negative one the kernel's.
+    completion.code = Errc::io_error;
+    ring_.log_failure(result > 0 ? nvme_status_text(static_cast<uint32_t>(result))
+                                 : std::generic_category().message(-result));
+  });
+}
+
+}  // namespace kvpool

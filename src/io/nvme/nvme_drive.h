@@ -1,0 +1,56 @@
+// An NVMe namespace that is opened for a pool, through its character device /dev/ngXnY, and the rules that
+// decide whether it may be written at all. docs/format.md specifies them.
+//
+// Thread: any; calls block on the drive. Failure: a Result whose message names the path, what is wrong and
+// what to do. A drive that is refused is left as it was.
+
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "io/nvme/identity.h"
+#include "io/pool_header.h"
+
+namespace kvpool {
+
+class NvmeDrive {
+ public:
+  // Opens and locks the namespace, discards what an earlier pool left there, and gives the data area
+  // `size_bytes`. REQUIRES: size_bytes > 0 and a multiple of 4096.
+  [[nodiscard]] static Result<NvmeDrive> open(const std::string& path, uint64_t size_bytes);
+
+  NvmeDrive(NvmeDrive&& other) noexcept;
+  NvmeDrive& operator=(NvmeDrive&& other) noexcept;
+  ~NvmeDrive();
+
+  [[nodiscard]] int fd() const { return fd_; }
+  [[nodiscard]] uint32_t namespace_id() const { return namespace_id_; }
+  [[nodiscard]] const NvmeIdentity& identity() const { return identity_; }
+  [[nodiscard]] const PoolHeader& header() const { return header_; }
+  // The most that one command can move: the least of the controller's limit and the kernel's.
+  [[nodiscard]] uint32_t transfer_bytes_max() const { return transfer_bytes_max_; }
+  // For an owner with commands under way: the kernel then drops the lock when the last of them is done.
+  void leave_lock_to_kernel() { unlock_on_close_ = false; }
+
+ private:
+  NvmeDrive() = default;
+  [[nodiscard]] Status acquire(const std::string& path);
+  [[nodiscard]] Status identify(const std::string& path);
+  [[nodiscard]] Status check_contents(const std::string& path);
+  [[nodiscard]] Status write_header(const std::string& path, uint64_t size_bytes);
+  [[nodiscard]] Status read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const;
+
+  int fd_ = -1;
+  int block_fd_ =
+      -1;  // the namespace's block device, held so that nobody mounts it; -1 where it can't be had
+  bool unlock_on_close_ = true;
+  uint32_t namespace_id_ = 0;
+  uint32_t transfer_bytes_max_ = 0;
+  NvmeIdentity identity_;
+  PoolHeader header_;
+};
+
+}  // namespace kvpool

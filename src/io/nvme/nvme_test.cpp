@@ -1,0 +1,131 @@
+// What needs no drive: commands, status codes, and the reading of what a drive says of itself. A drive itself
+// is met in tests/vm.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+
+#include "base/prng.h"
+#include "io/nvme/command.h"
+#include "io/nvme/identity.h"
+#include "io/nvme/nvme_device.h"
+
+namespace kvpool {
+namespace {
+
+using Page = std::array<std::byte, nvme_identify_bytes>;
+
+template <class T>
+void put(Page& page, size_t offset, T value) {
+  std::memcpy(page.data() + offset, &value, sizeof value);
+}
+
+struct Drive {
+  Page controller{};
+  Page ns{};
+
+  Drive() {
+    constexpr std::string_view model = "Some Drive 2TB                          ";
+    std::memcpy(controller.data() + 24, model.data(), model.size());
+    std::memcpy(controller.data() + 4, "S\x1bN7                ", 20);
+    put<uint8_t>(controller, 77, 5);  // 2^5 pages of 4 KiB
+    put<uint64_t>(ns, 0, 1'000'000);
+    put<uint8_t>(ns, 25, 1);
+    put<uint8_t>(ns, 26, 1);
+    put<uint8_t>(ns, 128 + 2, 9);
+    put<uint8_t>(ns, 132 + 2, 12);
+  }
+  [[nodiscard]] Result<NvmeIdentity> parse() const {
+    return parse_nvme_identity(controller, ns, "/dev/ng0n1");
+  }
+  [[nodiscard]] std::string refusal() const {
+    const auto identity = parse();
+    return identity ? "none" : identity.error().message;
+  }
+};
+
+TEST(NvmeIdentity, IsReadFromWhatTheDriveSays) {
+  Drive drive;
+  auto identity = drive.parse();
+  ASSERT_TRUE(identity) << identity.error().message;
+  EXPECT_EQ(identity->model, "Some Drive 2TB");
+  EXPECT_EQ(identity->serial, "S N7");  // nothing that a terminal would obey
+  EXPECT_EQ(identity->block_bytes, 4096U);
+  EXPECT_EQ(identity->size_bytes, 4'096'000'000U);
+  EXPECT_EQ(identity->transfer_bytes_max, 128U << 10);
+  put<uint8_t>(drive.ns, 26, 0);
+  put<uint8_t>(drive.controller, 77, 0);
+  identity = drive.parse();
+  EXPECT_EQ(identity->block_bytes, 512U);
+  EXPECT_EQ(identity->transfer_bytes_max, UINT32_MAX);
+}
+
+TEST(NvmeIdentity, FormatsThatCannotBeUsedAreRefused) {
+  const auto refused = [](auto change, std::string_view part) {
+    Drive drive;
+    change(drive);
+    EXPECT_NE(drive.refusal().find(part), std::string::npos) << drive.refusal();
+    EXPECT_EQ(drive.refusal().find("/dev/ng0n1: "), 0U);
+  };
+  refused([](Drive& d) { put<uint16_t>(d.ns, 132, 8); }, "8 bytes of metadata");
+  refused([](Drive& d) { put<uint8_t>(d.ns, 29, 1); }, "protection information");
+  refused([](Drive& d) { put<uint8_t>(d.ns, 26, 2); }, "block format 2 is not in its own list");
+  refused([](Drive& d) { put<uint8_t>(d.ns, 26, 0x20); }, "block format 16 is not in its own list");
+  refused([](Drive& d) { put<uint8_t>(d.ns, 134, 8); }, "2^8 bytes");
+  refused([](Drive& d) { put<uint8_t>(d.ns, 134, 200); }, "2^200 bytes");
+  refused([](Drive& d) { put<uint64_t>(d.ns, 0, 0); }, "0 blocks");
+  refused([](Drive& d) { put<uint64_t>(d.ns, 0, UINT64_MAX); }, "blocks");
+}
+
+TEST(NvmeIdentity, AnythingAtAllIsRefusedOrMakesSense) {
+  for (uint64_t seed = 0; seed < 20'000; ++seed) {
+    Prng prng(seed);
+    Drive drive;
+    for (int i = 0; i < 6; ++i) {
+      Page& page = prng.chance(0.5) ? drive.controller : drive.ns;
+      page[prng.below(prng.chance(0.5) ? 160 : 4096)] = static_cast<std::byte>(prng.next());
+    }
+    const auto identity = drive.parse();
+    if (!identity) continue;
+    ASSERT_GE(identity->block_bytes, 512U) << seed;
+    ASSERT_LE(identity->block_bytes, 65536U) << seed;
+    ASSERT_GT(identity->size_bytes, 0U) << seed;
+    ASSERT_EQ(identity->size_bytes % identity->block_bytes, 0U) << seed;
+    ASSERT_GE(identity->transfer_bytes_max, 4096U) << seed;
+  }
+}
+
+TEST(NvmeCommand, NamesBlocksFromZero) {
+  std::array<std::byte, 8192> buffer{};
+  const nvme_uring_cmd read = nvme_command(IoKind::read, 7, 0x1'0000'0002, 8192, 512, buffer.data());
+  EXPECT_EQ(read.opcode, 2);
+  EXPECT_EQ(read.nsid, 7U);
+  EXPECT_EQ(read.addr, reinterpret_cast<uintptr_t>(buffer.data()));
+  EXPECT_EQ(read.data_len, 8192U);
+  EXPECT_EQ(read.cdw10, 2U);
+  EXPECT_EQ(read.cdw11, 1U);
+  EXPECT_EQ(read.cdw12, 15U);  // the number of blocks less one
+  EXPECT_EQ(nvme_command(IoKind::write, 1, 0, 4096, 4096, buffer.data()).opcode, 1);
+}
+
+TEST(NvmeCommand, StatusCodesAreNamed) {
+  EXPECT_EQ(nvme_status_text(0x281), "NVMe status 0x281 (media: unrecovered read error)");
+  EXPECT_EQ(nvme_status_text(0x4080), "NVMe status 0x080 (generic: block out of range)");
+  EXPECT_EQ(nvme_status_text(0x2ff), "NVMe status 0x2ff (media)");
+  EXPECT_EQ(nvme_status_text(0x7c0), "NVMe status 0x7c0 (vendor)");
+}
+
+TEST(NvmeDevice, WhatIsNoNamespaceIsRefused) {
+  const auto refusal = [](const std::string& path) {
+    const auto device = NvmeDevice::open({.name = "n", .path = path, .size_bytes = 1 << 20});
+    return device ? "none" : device.error().message;
+  };
+  EXPECT_EQ(refusal("/dev/ng77n1"), "/dev/ng77n1: No such file or directory");
+  EXPECT_NE(refusal("/dev/null").find("is another character device; an `nvme` device wants"),
+            std::string::npos);
+  EXPECT_NE(refusal("/proc/version").find("is no device"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace kvpool
