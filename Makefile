@@ -3,7 +3,7 @@
 # make        build only: build/release/kvpool
 # Each installs the packages that are missing first (packages.txt).
 
-.PHONY: all demo test bench fuzz format lint clean packages
+.PHONY: all demo test test-vm bench fuzz format lint clean packages
 .NOTPARALLEL:
 
 FUZZ_SECONDS ?= 60
@@ -17,6 +17,12 @@ demo: packages
 
 test: packages
 	@scripts/test.sh
+
+# What needs NVMe drives, in a virtual machine that has some. make test runs it too.
+test-vm: packages
+	@scripts/packages.sh vm
+	@scripts/build.sh release kvpool devices_test nvme_vm_test
+	@ctest --test-dir build/release --output-on-failure -R '^vm$$'
 
 # The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.
 bench: packages

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Runs test programs in a virtual machine that has NVMe drives, emulated by QEMU in software.
+
+    vm_test.py --cache FOLDER --tool KVPOOL PROGRAM...
+
+The machine has Debian's kernel, an initramfs of busybox, the programs, and the libraries that they are linked with.
+Its drives are known by their serial numbers (see DRIVES): the order of controllers is not that of the command line.
+The kernel is fetched once and kept in FOLDER. For correctness, never for speed: everything is emulated.
+
+Exit status: 0 all programs passed; 1 one failed, or the machine did not come to its end; 77 SKIP, with the reason.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+MIB = 1 << 20
+BOOT_SECONDS_MAX = 420
+
+# In the order in which they are loaded; those that a kernel has built in are not there.
+MODULES = """crct10dif_common crct10dif_generic crc-t10dif crc64 crc64_rocksoft_generic crc64-rocksoft t10-pi nvme-core
+nvme crc16 crc32c_generic libcrc32c mbcache jbd2 ext4""".split()
+
+# serial: (MiB, options of the namespace, options of the drive, what it holds)
+DRIVES = {
+    "suite": (48, "", "", "nothing"),
+    "fast": (96, "", "throttling.bps-total=40000000", "nothing"),
+    "middle": (96, "logical_block_size=4096,physical_block_size=4096", "throttling.bps-total=20000000", "nothing"),
+    "slow": (96, "", "throttling.bps-total=10000000", "nothing"),
+    "bad": (48, "", "BAD", "nothing"),
+    "metadata": (48, "ms=8", "", "nothing"),
+    "ext4": (48, "", "", "ext4"),
+    "partitions": (48, "", "", "partitions"),
+    "middling": (48, "", "", "data in its middle"),
+    "swap": (48, "", "", "nothing"),
+}
+# Of the drive `bad`: every read of this sector fails. It lies 1 MiB into the data area.
+BAD_SECTOR = 2 * MIB // 512
+
+
+class Skip(Exception):
+    pass
+
+
+def run(*command, **options):
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **options)
+
+
+def tool(name):
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise Skip(f"no {name}; scripts/packages.sh vm installs what is missing")
+    return path
+
+
+def kernel(cache):
+    """The folder with boot/ and lib/modules/ of Debian's newest kernel."""
+    package = tool("apt-cache")
+    try:
+        depends = run(package, "depends", "linux-image-amd64").stdout
+        name = re.search(r"Depends: (linux-image-\S+)", depends)[1]
+    except (subprocess.CalledProcessError, TypeError):
+        raise Skip("there is no package linux-image-amd64 here (Debian has it)") from None
+    folder = cache / name
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        try:
+            run("apt-get", "download", name, cwd=work, timeout=300)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise Skip(f"{name} cannot be fetched: {str(getattr(error, 'stderr', error)).strip()}") from None
+        package = next(pathlib.Path(work).glob("*.deb"))
+        unpacked = pathlib.Path(work) / "unpacked"
+        run("dpkg-deb", "-x", package, unpacked)
+        unpacked.rename(folder)
+    return folder
+
+
+def libraries(program):
+    """What the loader would load for it, the loader included."""
+    listed = run("ldd", program).stdout
+    return {pathlib.Path(path) for path in re.findall(r"(/\S+) \(0x", listed)}
+
+
+def make_initramfs(root, kernel_folder, programs, kvpool, out):
+    for folder in ("bin", "modules", "programs", "usr/bin"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(tool("busybox"), root / "bin/busybox")
+    shutil.copy(HERE / "init", root / "init")
+    (root / "init").chmod(0o755)
+    (root / "drives").write_text(f"{len(DRIVES)}\n")
+    found = {path.name.removesuffix(".ko"): path for path in (kernel_folder / "lib/modules").rglob("*.ko")}
+    order = [name for name in MODULES if name in found]
+    for name in order:
+        shutil.copy(found[name], root / "modules")
+    (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
+    for program in programs:
+        shutil.copy(program, root / "programs")
+    shutil.copy(kvpool, root / "usr/bin/kvpool")
+    (root / "programs/order").write_text("".join(f"{program.name}\n" for program in programs))
+    for library in set().union(*(libraries(program) for program in (*programs, kvpool))):
+        target = root / library.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+    for program in (root / "programs").iterdir():
+        if program.name != "order":
+            run("strip", program)
+    run("strip", root / "usr/bin/kvpool")
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    archive = run_bytes(tool("cpio"), "--quiet", "-o", "-H", "newc", cwd=root, data=names.encode())
+    out.write_bytes(run_bytes("gzip", "-1", data=archive))
+
+
+def run_bytes(*command, data, **options):
+    return subprocess.run([str(part) for part in command], check=True, input=data, stdout=subprocess.PIPE, **options).stdout
+
+
+def make_drive(path, size_mib, holds):
+    with open(path, "wb") as file:
+        file.truncate(size_mib * MIB)
+        if holds == "data in its middle":
+            for at in range(2 * MIB, (size_mib - 2) * MIB, MIB):
+                file.seek(at)
+                file.write(os.urandom(MIB))
+    if holds == "ext4":
+        run(tool("mke2fs"), "-q", "-t", "ext4", "-F", path)
+    if holds == "partitions":
+        run(tool("sfdisk"), "--quiet", path, input="label: gpt\n,8M\n")
+
+
+def drive_options(folder):
+    options = []
+    for number, (serial, (size_mib, of_namespace, of_drive, holds)) in enumerate(DRIVES.items()):
+        path = folder / serial
+        make_drive(path, size_mib, holds)
+        if of_drive == "BAD":
+            rule = f"inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.sector={BAD_SECTOR}"
+            options += ["-blockdev", f"driver=blkdebug,node-name=drive{number},{rule},inject-error.0.errno=5,"
+                                     f"image.driver=file,image.filename={path}"]
+        else:
+            throttle = f",{of_drive}" if of_drive else ""
+            options += ["-drive", f"if=none,id=drive{number},file={path},format=raw,cache=unsafe{throttle}"]
+        options += ["-device", f"nvme,id=nvme{number},serial={serial}",
+                    "-device", f"nvme-ns,drive=drive{number},bus=nvme{number}" + (f",{of_namespace}" if of_namespace else "")]
+    return options
+
+
+def boot(kernel_folder, initramfs, drives):
+    image = next((kernel_folder / "boot").glob("vmlinuz-*"))
+    memory = []
+    for node in range(2):
+        memory += ["-object", f"memory-backend-ram,id=memory{node},size=768M",
+                   "-numa", f"node,nodeid={node},cpus={node},memdev=memory{node}"]
+    command = [tool("qemu-system-x86_64"), "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1536M", *memory,
+               "-nographic", "-no-reboot", "-nic", "none", "-kernel", image, "-initrd", initramfs,
+               "-append", "console=ttyS0 quiet panic=-1", *drives]
+    machine = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    try:
+        output, _ = machine.communicate(timeout=BOOT_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        machine.kill()
+        output, _ = machine.communicate()
+        print(f"the machine was stopped after {BOOT_SECONDS_MAX} s")
+    return output.decode(errors="replace").replace("\r", "")
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", required=True, type=pathlib.Path)
+    parser.add_argument("--tool", required=True, type=pathlib.Path)
+    parser.add_argument("programs", nargs="+", type=pathlib.Path)
+    options = parser.parse_args(arguments)
+    try:
+        for name in ("qemu-system-x86_64", "cpio", "busybox", "mke2fs", "sfdisk"):
+            tool(name)
+        kernel_folder = kernel(options.cache.resolve())
+    except Skip as reason:
+        print(f"SKIP: {reason}")
+        return 77
+    with tempfile.TemporaryDirectory(prefix="kvpool-vm-") as folder:
+        work = pathlib.Path(folder)
+        make_initramfs(work / "root", kernel_folder, options.programs, options.tool, work / "initramfs")
+        output = boot(kernel_folder, work / "initramfs", drive_options(work))
+    print(output)
+    ended = dict(re.findall(r"^VM: (\S+) ended with (\d+)$", output, re.MULTILINE))
+    failed = [program.name for program in options.programs if ended.get(program.name) != "0"]
+    for name in failed:
+        print(f"FAILED in the virtual machine: {name} ({'status ' + ended[name] if name in ended else 'did not end'})")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
