@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "io/nvme/nvme_device.h"
@@ -153,6 +154,34 @@ TEST_F(NvmeDrives, AreNamedRightly) {
   EXPECT_HAS(refused(block_path_of("suite")), "is a block device; an `nvme` device wants");
   const std::string name = name_of("suite");
   EXPECT_HAS(refused("/dev/nvme" + name.substr(2, name.find('n', 2) - 2)), "is another character device");
+}
+
+TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
+  const auto pool = open("suite");
+  ASSERT_TRUE(pool) << pool.error().message;
+  const Outcome listed = kvpool("device list --json");
+  ASSERT_EQ(listed.status, 0) << listed.errors;
+  std::map<std::string, json> drives;
+  for (const json& drive : json::parse(listed.output)["drives"]) {
+    ASSERT_EQ(drive["namespaces"].size(), 1U);
+    drives[drive["serial"]] = drive;
+  }
+  EXPECT_EQ(drives.size(), 10U);
+  const json& suite = drives["suite"];
+  EXPECT_EQ(suite["model"], "QEMU NVMe Ctrl");
+  EXPECT_EQ(suite["transport"], "pcie");
+  EXPECT_EQ(suite["driver"], "nvme");
+  EXPECT_EQ(suite["health"]["temperature_celsius"], 50);  // as QEMU has it
+  EXPECT_EQ(suite["health"]["media_errors"], 0);
+  EXPECT_EQ(suite["namespaces"][0]["path"], path_of("suite"));
+  EXPECT_EQ(suite["namespaces"][0]["size_bytes"], 48 * mib);
+  EXPECT_EQ(suite["namespaces"][0]["holds"], "a pool");
+  EXPECT_HAS(suite["namespaces"][0]["use"].get<std::string>(), "is open in process ");
+  EXPECT_EQ(drives["ext4"]["namespaces"][0]["holds"], "ext4");
+  EXPECT_EQ(drives["ext4"]["namespaces"][0]["use"], nullptr);
+  EXPECT_EQ(drives["partitions"]["namespaces"][0]["holds"], "gpt");
+  EXPECT_EQ(drives["partitions"]["namespaces"][0]["use"], "has partitions");
+  EXPECT_EQ(drives["middle"]["namespaces"][0]["block_bytes"], 4096);
 }
 
 TEST_F(NvmeDrives, SayWhichCommandFailed) {

@@ -22,6 +22,7 @@
 
 #include "base/assert.h"
 #include "base/units.h"
+#include "io/nvme/block_use.h"
 #include "io/nvme/command.h"
 
 namespace kvpool {
@@ -84,41 +85,11 @@ fs::path block_folder(const struct stat& about) {
   return fs::path("/sys/block") / ("nvme" + name.substr(2));
 }
 
-bool is_mounted(const std::string& number) {
-  std::ifstream mounts("/proc/self/mountinfo");
-  for (std::string line; std::getline(mounts, line);) {
-    size_t at = line.find(' ');
-    if (at != std::string::npos) at = line.find(' ', at + 1);
-    if (at != std::string::npos && line.compare(at + 1, number.size() + 1, number + " ") == 0) return true;
-  }
-  return false;
-}
-
-bool is_swap(const std::string& device) {
-  std::ifstream swaps("/proc/swaps");
-  for (std::string line; std::getline(swaps, line);) {
-    if (line.starts_with(device + " ") || line.starts_with(device + "\t")) return true;
-  }
-  return false;
-}
-
-// What the kernel itself does with the namespace's block device.
 Status check_unused(const fs::path& block, const std::string& path) {
-  const auto used = [&](std::string_view how) {
-    return fail(Errc::not_ours, fmt::format("{}: its block device {} {}; it was left alone", path,
-                                            block.filename().string(), how));
-  };
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(block, error)) {
-    if (fs::exists(entry.path() / "partition", error)) return used("has partitions");
-  }
-  const fs::directory_iterator holders(block / "holders", error);
-  if (!error && holders != fs::directory_iterator()) {
-    return used("belongs to " + holders->path().filename().string());
-  }
-  if (is_mounted(read_line(block / "dev"))) return used("is mounted");
-  if (is_swap("/dev/" + block.filename().string())) return used("is swap space");
-  return {};
+  const std::string use = kernel_use_of(block);
+  if (use.empty()) return {};
+  return fail(Errc::not_ours, fmt::format("{}: its block device {} {}; it was left alone", path,
+                                          block.filename().string(), use));
 }
 
 bool is_blank(std::span<const std::byte> bytes) {
@@ -157,6 +128,15 @@ Status judge(int result, const std::string& path, std::string_view what) {
 }
 
 }  // namespace
+
+bool is_pool_open(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct flock lock = whole_device(F_WRLCK);
+  const bool asked = fcntl(fd, F_OFD_GETLK, &lock) == 0;
+  close(fd);
+  return asked && lock.l_type != F_UNLCK;
+}
 
 Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) {
   KVPOOL_ASSERT(size_bytes > 0 && size_bytes % page_bytes == 0);

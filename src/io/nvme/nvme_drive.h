@@ -16,6 +16,9 @@
 
 namespace kvpool {
 
+// Whether a pool has the namespace open. False also where that cannot be asked.
+[[nodiscard]] bool is_pool_open(const std::string& path);
+
 class NvmeDrive {
  public:
   // Opens and locks the namespace, discards what an earlier pool left there, and gives the data area

@@ -4,12 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "base/prng.h"
 #include "io/nvme/command.h"
+#include "io/nvme/drive_list.h"
 #include "io/nvme/identity.h"
 #include "io/nvme/nvme_device.h"
+#include "io/nvme/smart.h"
 
 namespace kvpool {
 namespace {
@@ -114,6 +119,79 @@ TEST(NvmeCommand, StatusCodesAreNamed) {
   EXPECT_EQ(nvme_status_text(0x4080), "NVMe status 0x080 (generic: block out of range)");
   EXPECT_EQ(nvme_status_text(0x2ff), "NVMe status 0x2ff (media)");
   EXPECT_EQ(nvme_status_text(0x7c0), "NVMe status 0x7c0 (vendor)");
+}
+
+TEST(NvmeSmart, IsReadFromTheLog) {
+  std::array<std::byte, nvme_smart_bytes> log{};
+  const auto put_byte = [&](size_t at, int value) { log[at] = static_cast<std::byte>(value); };
+  put_byte(0, 4);
+  put_byte(1, 0x43);  // 323 K
+  put_byte(2, 0x01);
+  put_byte(3, 90);
+  put_byte(4, 10);
+  put_byte(5, 120);
+  put_byte(160, 7);
+  NvmeSmart smart = parse_nvme_smart(log);
+  EXPECT_EQ(smart.temperature_celsius, 50);
+  EXPECT_EQ(smart.spare_percent, 90U);
+  EXPECT_EQ(smart.spare_threshold_percent, 10U);
+  EXPECT_EQ(smart.used_percent, 120U);
+  EXPECT_EQ(smart.media_errors, 7U);
+  EXPECT_EQ(smart.critical_warning, 4U);
+  put_byte(170, 1);
+  smart = parse_nvme_smart(log);
+  EXPECT_EQ(smart.media_errors, UINT64_MAX);
+}
+
+// A machine as sysfs shows it: a drive of the kernel's, one that vfio has, and something else.
+TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
+  namespace fs = std::filesystem;
+  std::string pattern = testing::TempDir() + "kvpool_sys_XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  const fs::path sys = pattern;
+  const auto write = [&](const std::string& path, const std::string& text) {
+    fs::create_directories((sys / path).parent_path());
+    std::ofstream(sys / path) << text << "\n";
+  };
+  for (const char* driver : {"nvme", "vfio-pci"}) fs::create_directories(sys / "bus/pci/drivers" / driver);
+  const auto pci = [&](const std::string& address, const std::string& driver, const std::string& its_class) {
+    write("bus/pci/devices/" + address + "/class", its_class);
+    write("bus/pci/devices/" + address + "/numa_node", "1");
+    fs::create_directory_symlink(sys / "bus/pci/drivers" / driver,
+                                 sys / "bus/pci/devices" / address / "driver");
+  };
+  pci("0000:01:00.0", "nvme", "0x010802");
+  pci("0000:02:00.0", "vfio-pci", "0x010802");
+  pci("0000:03:00.0", "vfio-pci", "0x030000");
+  write("class/nvme/nvme77/model", "Some Drive          ");
+  write("class/nvme/nvme77/serial", "S1   ");
+  write("class/nvme/nvme77/address", "0000:01:00.0");
+  write("class/nvme/nvme77/transport", "pcie");
+  fs::create_directory_symlink(sys / "bus/pci/devices/0000:01:00.0", sys / "class/nvme/nvme77/device");
+  fs::create_directories(sys / "class/nvme/nvme77/ng77n1");
+  write("block/nvme77n1/size", "2048");
+  write("block/nvme77n1/queue/logical_block_size", "4096");
+  write("block/nvme77n1/nvme77n1p1/partition", "1");
+  const std::vector<NvmeDriveInfo> drives = list_nvme_drives(sys);
+  ASSERT_EQ(drives.size(), 2U);
+  EXPECT_EQ(drives[0].controller, "nvme77");
+  EXPECT_EQ(drives[0].model, "Some Drive");
+  EXPECT_EQ(drives[0].serial, "S1");
+  EXPECT_EQ(drives[0].driver, "nvme");
+  EXPECT_EQ(drives[0].numa_node, 1);
+  EXPECT_FALSE(drives[0].smart);
+  EXPECT_EQ(drives[0].no_smart, "No such file or directory");
+  ASSERT_EQ(drives[0].namespaces.size(), 1U);
+  EXPECT_EQ(drives[0].namespaces[0].path, "/dev/ng77n1");
+  EXPECT_EQ(drives[0].namespaces[0].size_bytes, 1U << 20);
+  EXPECT_EQ(drives[0].namespaces[0].block_bytes, 4096U);
+  EXPECT_EQ(drives[0].namespaces[0].use, "has partitions");
+  EXPECT_EQ(drives[0].namespaces[0].holds, "");
+  EXPECT_EQ(drives[0].namespaces[0].unknown, "No such file or directory");
+  EXPECT_EQ(drives[1].address, "0000:02:00.0");
+  EXPECT_EQ(drives[1].driver, "vfio-pci");
+  EXPECT_TRUE(drives[1].namespaces.empty());
+  fs::remove_all(sys);
 }
 
 TEST(NvmeDevice, WhatIsNoNamespaceIsRefused) {
