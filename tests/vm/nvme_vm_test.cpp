@@ -146,6 +146,24 @@ TEST_F(NvmeDrives, BelongToOnePoolAtATimeAndAreUsedAgain) {
   EXPECT_EQ((*second)->limits().size_bytes, 16 * mib);
 }
 
+// A RAID's superblock lies at 4096 and spares what was there before, our header among it.
+TEST_F(NvmeDrives, ThatSomebodyTookAfterAPoolAreRefused) {
+  open("suite").value().reset();
+  const auto write_at = [](uint64_t offset, char byte) {
+    std::fstream file(block_path_of("suite"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(offset));
+    file.put(byte);
+    file.close();
+  };
+  for (const uint64_t offset : {uint64_t{4096}, 48 * mib - 100}) {
+    write_at(offset, 'x');
+    EXPECT_HAS(refusal("suite"), "holds data that kvpool did not write");
+    write_at(offset, '\0');
+    const auto again = open("suite");
+    ASSERT_TRUE(again) << again.error().message;
+  }
+}
+
 TEST_F(NvmeDrives, AreNamedRightly) {
   const auto refused = [](const std::string& path) {
     const auto device = NvmeDevice::open({.name = "n", .path = path, .size_bytes = mib});
@@ -162,7 +180,8 @@ TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
   const Outcome listed = kvpool("device list --json");
   ASSERT_EQ(listed.status, 0) << listed.errors;
   std::map<std::string, json> drives;
-  for (const json& drive : json::parse(listed.output)["drives"]) {
+  const json list = json::parse(listed.output);
+  for (const json& drive : list["drives"]) {
     ASSERT_EQ(drive["namespaces"].size(), 1U);
     drives[drive["serial"]] = drive;
   }
@@ -185,7 +204,7 @@ TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
 }
 
 TEST_F(NvmeDrives, SayWhichCommandFailed) {
-  auto opened = open("bad");
+  auto opened = open("bad", 90 * mib);
   ASSERT_TRUE(opened) << opened.error().message;
   NvmeDevice& device = **opened;
   const std::unique_ptr<std::byte, decltype(&std::free)> memory(
@@ -205,9 +224,9 @@ TEST_F(NvmeDrives, SayWhichCommandFailed) {
   };
   EXPECT_EQ(read(0).code, Errc::ok);
   testing::internal::CaptureStderr();
-  EXPECT_EQ(read(mib).code, Errc::io_error);
+  EXPECT_EQ(read(79 * mib + 65536).code, Errc::io_error);
   EXPECT_HAS(testing::internal::GetCapturedStderr(), "NVMe status 0x281 (media: unrecovered read error)");
-  EXPECT_EQ(read(2 * mib).code, Errc::ok);
+  EXPECT_EQ(read(80 * mib).code, Errc::ok);
 }
 
 // Three drives of unequal speed and memory, as a user would have them.

@@ -33,15 +33,15 @@ DRIVES = {
     "fast": (96, "", "throttling.bps-total=40000000", "nothing"),
     "middle": (96, "logical_block_size=4096,physical_block_size=4096", "throttling.bps-total=20000000", "nothing"),
     "slow": (96, "", "throttling.bps-total=10000000", "nothing"),
-    "bad": (48, "", "BAD", "nothing"),
+    "bad": (96, "", "BAD", "nothing"),
     "metadata": (48, "ms=8", "", "nothing"),
     "ext4": (48, "", "", "ext4"),
     "partitions": (48, "", "", "partitions"),
     "middling": (48, "", "", "data in its middle"),
     "swap": (48, "", "", "nothing"),
 }
-# Of the drive `bad`: every read of this sector fails. It lies 1 MiB into the data area.
-BAD_SECTOR = 2 * MIB // 512
+# Of the drive `bad`: every read of this sector fails. It lies where nothing is read before a drive is taken.
+BAD_SECTOR = (80 * MIB + 65536) // 512
 
 
 class Skip(Exception):

@@ -53,7 +53,8 @@ FileDevice::~FileDevice() {
 }
 
 Status FileDevice::start(std::span<const std::span<std::byte>> regions) {
-  return ring_.start(file_.fd(), regions);
+  const int fd = file_.fd();
+  return ring_.start(std::span(&fd, 1), regions);
 }
 
 bool FileDevice::submit(const IoRequest& request) {

@@ -47,11 +47,11 @@ NvmeDevice::~NvmeDevice() {
 }
 
 Status NvmeDevice::start(std::span<const std::span<std::byte>> regions) {
-  if (Status started = ring_.start(drive_.fd(), regions); !started) return started;
-  const auto tried = std::ranges::find_if(
-      regions, [&](const auto& region) { return region.size() >= limits_.alignment_bytes; });
-  if (!registered() || tried == regions.end()) return {};
-  if (takes_registered(tried->first(limits_.alignment_bytes))) return {};
+  if (Status started = ring_.start(drive_.fds(), regions); !started) return started;
+  const auto takes = [this](std::span<std::byte> piece) {
+    return piece.size() < limits_.alignment_bytes || takes_registered(piece.first(limits_.alignment_bytes));
+  };
+  if (std::ranges::all_of(ring_.registered_pieces(), takes)) return {};
   ring_.forget_registered();
   log_info(
       "{}: this kernel takes no NVMe commands on registered memory of small pages; each request costs a "
@@ -61,8 +61,8 @@ Status NvmeDevice::start(std::span<const std::span<std::byte>> regions) {
   return {};
 }
 
-// Kernels up to 6.x count all pages of a registered region against what one command may have, and refuse. So
-// one command is tried, at the region's beginning, where that is worst. The page is put back.
+// Kernels up to 6.x count all pages of a registered piece against what one command may have, and refuse. So
+// one command is tried at each piece's beginning, where that is worst. The page is put back.
 bool NvmeDevice::takes_registered(std::span<std::byte> page) {
   const std::vector<std::byte> before(page.begin(), page.end());
   const IoRequest request{
@@ -70,13 +70,15 @@ bool NvmeDevice::takes_registered(std::span<std::byte> page) {
   const bool submitted = submit(request);
   KVPOOL_ASSERT(submitted);
   bool taken = false;
+  // The kernel ends every command by its own deadline.
   while (!ring_.is_idle()) {
     IoCompletion done;
     const size_t count = ring_.poll(std::span(&done, 1), [&](int32_t result, uint32_t /*bytes*/,
                                                              IoCompletion&) { taken = result != -EINVAL; });
     if (count > 0) break;
     pollfd readable{.fd = wait_fd(), .events = POLLIN, .revents = 0};
-    ::poll(&readable, 1, -1);
+    constexpr int look_again_ms = 10;
+    ::poll(&readable, 1, look_again_ms);
   }
   std::ranges::copy(before, page.begin());
   return taken;

@@ -17,10 +17,12 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "base/assert.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "io/nvme/block_use.h"
 #include "io/nvme/command.h"
@@ -37,6 +39,8 @@ constexpr uint32_t identify_namespace = 0;
 constexpr uint32_t identify_controller = 1;
 // Left alone at a drive's end: there lie backup partition tables and some RAID and file system labels.
 constexpr uint64_t tail_bytes = 1ULL << 20;
+// Read as a whole before a drive is taken to be blank; behind that, samples.
+constexpr uint64_t head_bytes = 64ULL << 20;
 constexpr uint64_t samples = 254;
 constexpr uint32_t blocks_per_command_max = 1U << 16;
 
@@ -59,12 +63,28 @@ std::optional<uint64_t> read_number(const fs::path& path) {
   return std::stoull(line);
 }
 
-// "ng0n1" for the character device of a namespace, whatever it is called in /dev; else empty.
-std::string kernel_name(const struct stat& about) {
+// Of the character device of a namespace, whatever it is called in /dev; else empty.
+fs::path sysfs_folder(const struct stat& about) {
   std::error_code ignored;
   const fs::path link = fmt::format("/sys/dev/char/{}:{}", major(about.st_rdev), minor(about.st_rdev));
   if (fs::canonical(link / "subsystem", ignored).filename() != "nvme-generic") return {};
-  return fs::canonical(link, ignored).filename().string();
+  return fs::canonical(link, ignored);
+}
+
+// The folder of the same namespace's block device; empty where there is none. Not by its name: with multipath
+// the two may be numbered differently.
+fs::path block_device_of(const fs::path& generic, uint32_t namespace_id) {
+  std::error_code error;
+  const fs::path owner = fs::canonical(generic / "device", error);
+  if (error) return {};
+  for (fs::directory_iterator at("/sys/block", error), end; !error && at != end; at.increment(error)) {
+    const fs::path block = at->path();
+    if (!block.filename().string().starts_with("nvme")) continue;
+    std::error_code ignored;
+    if (fs::canonical(block / "device", ignored) == owner && read_number(block / "nsid") == namespace_id)
+      return block;
+  }
+  return {};
 }
 
 Status check_kind(const struct stat& about, const std::string& path) {
@@ -76,13 +96,8 @@ Status check_kind(const struct stat& about, const std::string& path) {
   };
   if (S_ISBLK(about.st_mode)) return bad("a block device");
   if (!S_ISCHR(about.st_mode)) return bad("no device");
-  if (kernel_name(about).empty()) return bad("another character device");
+  if (sysfs_folder(about).empty()) return bad("another character device");
   return {};
-}
-
-fs::path block_folder(const struct stat& about) {
-  const std::string name = kernel_name(about);  // ng0n1 and nvme0n1 are one namespace
-  return fs::path("/sys/block") / ("nvme" + name.substr(2));
 }
 
 Status check_unused(const fs::path& block, const std::string& path) {
@@ -92,10 +107,8 @@ Status check_unused(const fs::path& block, const std::string& path) {
                                           block.filename().string(), use));
 }
 
-bool is_blank(std::span<const std::byte> bytes) {
-  const std::byte first = bytes[0];
-  if (first != std::byte{0} && first != std::byte{0xff}) return false;
-  return std::ranges::all_of(bytes, [first](std::byte b) { return b == first; });
+bool are_all(std::span<const std::byte> bytes, std::byte value) {
+  return std::ranges::all_of(bytes, [value](std::byte b) { return b == value; });
 }
 
 struct flock whole_device(short type) {
@@ -121,7 +134,7 @@ Status judge(int result, const std::string& path, std::string_view what) {
   if (errno == EACCES || errno == EPERM) {
     return fail(Errc::system,
                 fmt::format("{}: {}: the kernel does not permit it; kernels before 6.2 let only root "
-                            "send commands",
+                            "send commands, later ones also those who may write to it",
                             path, what));
   }
   return fail_errno(errno, fmt::format("{}: {}", path, what));
@@ -152,8 +165,7 @@ Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) 
 NvmeDrive::NvmeDrive(NvmeDrive&& other) noexcept { *this = std::move(other); }
 
 NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  std::swap(block_fd_, other.block_fd_);
+  std::swap(fds_, other.fds_);
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(namespace_id_, other.namespace_id_);
   std::swap(transfer_bytes_max_, other.transfer_bytes_max_);
@@ -163,28 +175,31 @@ NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
 }
 
 NvmeDrive::~NvmeDrive() {
-  if (block_fd_ >= 0) close(block_fd_);
-  if (fd_ < 0) return;
+  if (fds_[1] >= 0) close(fds_[1]);
+  if (fds_[0] < 0) return;
   // An io_uring that knew the drive may hold it a little longer than we do.
   if (unlock_on_close_) {
     struct flock unlock = whole_device(F_UNLCK);
-    fcntl(fd_, F_OFD_SETLK, &unlock);
+    fcntl(fds_[0], F_OFD_SETLK, &unlock);
   }
-  close(fd_);
+  close(fds_[0]);
 }
 
 // Nothing is written here.
 Status NvmeDrive::acquire(const std::string& path) {
   struct stat about{};
   if (stat(path.c_str(), &about) != 0) return fail_errno(errno, path);
+  // Opening another device can have effects of its own.
   if (Status kind = check_kind(about, path); !kind) return kind;
-  fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd_ < 0) {
+  fds_[0] = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fds_[0] < 0) {
     return fail_errno(
         errno, fmt::format("{}: cannot be opened (your user needs read and write access to it)", path));
   }
+  if (fstat(fds_[0], &about) != 0) return fail_errno(errno, path);
+  if (Status kind = check_kind(about, path); !kind) return kind;
   struct flock lock = whole_device(F_WRLCK);
-  if (fcntl(fd_, F_OFD_SETLK, &lock) != 0) {
+  if (fcntl(fds_[0], F_OFD_SETLK, &lock) != 0) {
     if (errno != EAGAIN && errno != EACCES)
       return fail_errno(errno, fmt::format("{}: cannot be locked", path));
     return fail(
@@ -192,12 +207,37 @@ Status NvmeDrive::acquire(const std::string& path) {
         fmt::format("{}: in use by another process; close that pool first, or give this one another drive",
                     path));
   }
-  const fs::path block = block_folder(about);
-  if (Status unused = check_unused(block, path); !unused) return unused;
+  const int id = ioctl(fds_[0], NVME_IOCTL_ID);
+  if (id <= 0) return fail_errno(errno, fmt::format("{}: has no namespace number", path));
+  namespace_id_ = static_cast<uint32_t>(id);
+  const fs::path block = block_device_of(sysfs_folder(about), namespace_id_);
+  if (block.empty()) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: has no block device of which it could be asked whether it is in use", path));
+  }
+  return take_block_device(block, path);
+}
+
+Status NvmeDrive::take_block_device(const fs::path& block, const std::string& path) {
   const std::string device = "/dev/" + block.filename().string();
-  block_fd_ = ::open(device.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC);
-  if (block_fd_ < 0 && errno == EBUSY) {
+  fds_[1] = ::open(device.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC);
+  if (fds_[1] < 0 && errno == EBUSY) {
+    // What it is used for says more, where that can be told.
+    if (Status unused = check_unused(block, path); !unused) return unused;
     return fail(Errc::in_use, fmt::format("{}: {} is in use by the kernel or another process", path, device));
+  }
+  if (fds_[1] < 0) {
+    log_warn("{}: {} cannot be opened ({}), so nothing keeps others from using it while the pool has it",
+             path, device, std::generic_category().message(errno));
+  } else if (fsync(fds_[1]) != 0) {  // what others wrote and the drive has not seen yet
+    return fail_errno(errno, fmt::format("{}: {} cannot be synced", path, device));
+  }
+  if (Status unused = check_unused(block, path); !unused) return unused;
+  if (read_line(block / "queue/zoned") != "none") {
+    return fail(Errc::unsupported, fmt::format("{}: is a zoned namespace; kvpool writes anywhere", path));
+  }
+  if (read_number(block / "ro").value_or(1) != 0) {
+    return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
   }
   // Limits of the queue: the kernel refuses a passthrough command that it would have to split. A buffer may
   // lie in pages of 4 KiB, each a segment of its own.
@@ -209,9 +249,6 @@ Status NvmeDrive::acquire(const std::string& path) {
 }
 
 Status NvmeDrive::identify(const std::string& path) {
-  const int id = ioctl(fd_, NVME_IOCTL_ID);
-  if (id <= 0) return fail_errno(errno, fmt::format("{}: has no namespace number", path));
-  namespace_id_ = static_cast<uint32_t>(id);
   const auto pages = std::make_unique<std::array<Chunk, 2>>();
   for (uint32_t i = 0; i < 2; ++i) {
     nvme_passthru_cmd command{};
@@ -220,7 +257,7 @@ Status NvmeDrive::identify(const std::string& path) {
     command.nsid = i == 0 ? 0 : namespace_id_;
     command.addr = reinterpret_cast<uintptr_t>((*pages)[i].bytes.data());
     command.data_len = nvme_identify_bytes;
-    if (Status done = judge(ioctl(fd_, NVME_IOCTL_ADMIN_CMD, &command), path, "cannot be identified");
+    if (Status done = judge(ioctl(fds_[0], NVME_IOCTL_ADMIN_CMD, &command), path, "cannot be identified");
         !done) {
       return done;
     }
@@ -250,7 +287,7 @@ Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::s
         (length + identity_.block_bytes - 1) / identity_.block_bytes * identity_.block_bytes;
     auto command = passthru(nvme_command(IoKind::read, namespace_id_, (offset + done) / identity_.block_bytes,
                                          whole, identity_.block_bytes, chunk->bytes.data()));
-    if (Status read = judge(ioctl(fd_, NVME_IOCTL_IO_CMD, &command), path, "cannot be read"); !read)
+    if (Status read = judge(ioctl(fds_[0], NVME_IOCTL_IO_CMD, &command), path, "cannot be read"); !read)
       return read;
     std::copy_n(chunk->bytes.begin(), length, bytes.begin() + static_cast<std::ptrdiff_t>(done));
     done += length;
@@ -258,35 +295,52 @@ Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::s
   return {};
 }
 
+// All zeros or all ones, as drives are when they come and when they were erased.
+Result<bool> NvmeDrive::is_blank(uint64_t from, uint64_t to, const std::string& path) const {
+  std::vector<std::byte> bytes(std::min<uint64_t>(to - from, 1ULL << 20));
+  for (uint64_t at = from; at < to; at += bytes.size()) {
+    const std::span<std::byte> part = std::span(bytes).first(std::min<uint64_t>(bytes.size(), to - at));
+    if (Status done = read(at, part, path); !done) return tl::unexpected(done.error());
+    if (!are_all(part, std::byte{0}) && !are_all(part, std::byte{0xff})) return false;
+  }
+  return true;
+}
+
 // Ours by its header, or blank: at its beginning and its end, where file systems, partition tables, volume
-// managers and RAID have their signatures, and in samples in between.
-Status NvmeDrive::check_contents(const std::string& path) {
+// managers and RAID have their signatures, and in samples in between. What is ours is blank around its header
+// too: a RAID or a volume manager may have left that alone.
+Status NvmeDrive::check_contents(const std::string& path) const {
   const uint64_t size = identity_.size_bytes;
-  if (size < pool_data_offset_bytes + tail_bytes + page_bytes) {
+  const uint32_t unit = std::max(page_bytes, identity_.block_bytes);
+  if (size < pool_data_offset_bytes + tail_bytes + unit) {
     return fail(Errc::invalid_argument, fmt::format("{}: has {} only", path, format_bytes(size)));
   }
-  std::vector<std::byte> edge(tail_bytes);
-  if (Status done = read(0, edge, path); !done) return done;
+  std::vector<std::byte> first(unit);
+  if (Status done = read(0, first, path); !done) return done;
   PoolHeader header;
-  std::memcpy(&header, edge.data(), sizeof header);
-  const Status ours = check_pool_header(header, path);
-  if (ours) return {};
-  bool blank = is_blank(edge);
-  if (!blank && ours.error().code == Errc::unsupported) return ours;
-  if (Status done = read(size - tail_bytes, edge, path); !done) return done;
-  blank = blank && is_blank(edge);
-  const uint64_t step = size / (samples + 1) / ioctl_bytes_max * ioctl_bytes_max;
-  for (uint64_t i = 1; blank && step > 0 && i <= samples; ++i) {
-    const std::span<std::byte> sample = std::span(edge).first(std::max(page_bytes, identity_.block_bytes));
-    if (Status done = read(i * step, sample, path); !done) return done;
-    blank = is_blank(sample);
+  std::memcpy(&header, first.data(), sizeof header);
+  const Status known = check_pool_header(header, path);
+  if (!known && known.error().code == Errc::unsupported) return known;
+  std::vector<std::pair<uint64_t, uint64_t>> ranges = {{unit, pool_data_offset_bytes},
+                                                       {size - tail_bytes, size}};
+  if (!known) {
+    ranges.emplace_back(0, unit);
+    ranges.emplace_back(pool_data_offset_bytes, std::min(head_bytes, size - tail_bytes));
+    const uint64_t step = size / (samples + 1) / ioctl_bytes_max * ioctl_bytes_max;
+    for (uint64_t i = 1; step > 0 && i <= samples; ++i) ranges.emplace_back(i * step, i * step + unit);
   }
-  if (blank) return {};
-  return fail(Errc::not_ours,
-              fmt::format("{}: holds data that kvpool did not write; it was left alone. Give another "
-                          "drive, or erase this one yourself if nobody needs it (blkdiscard or "
-                          "nvme format)",
-                          path));
+  for (const auto& [from, to] : ranges) {
+    const auto blank = is_blank(from, to, path);
+    if (!blank) return tl::unexpected(blank.error());
+    if (*blank) continue;
+    return fail(
+        Errc::not_ours,
+        fmt::format(
+            "{}: holds data that kvpool did not write; it was left alone. Give another drive, or erase "
+            "this one yourself if nobody needs it (blkdiscard or nvme format)",
+            path));
+  }
+  return {};
 }
 
 Status NvmeDrive::write_header(const std::string& path, uint64_t size_bytes) {
@@ -303,14 +357,14 @@ Status NvmeDrive::write_header(const std::string& path, uint64_t size_bytes) {
   std::memcpy(chunk->bytes.data(), &header_, sizeof header_);
   auto command = passthru(
       nvme_command(IoKind::write, namespace_id_, 0, unit, identity_.block_bytes, chunk->bytes.data()));
-  if (Status done = judge(ioctl(fd_, NVME_IOCTL_IO_CMD, &command), path, "its header cannot be written");
+  if (Status done = judge(ioctl(fds_[0], NVME_IOCTL_IO_CMD, &command), path, "its header cannot be written");
       !done) {
     return done;
   }
   nvme_passthru_cmd flush{};
   flush.opcode = nvme_opcode_flush;
   flush.nsid = namespace_id_;
-  return judge(ioctl(fd_, NVME_IOCTL_IO_CMD, &flush), path, "its header cannot be flushed");
+  return judge(ioctl(fds_[0], NVME_IOCTL_IO_CMD, &flush), path, "its header cannot be flushed");
 }
 
 }  // namespace kvpool

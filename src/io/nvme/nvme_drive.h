@@ -6,7 +6,9 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 
@@ -29,7 +31,9 @@ class NvmeDrive {
   NvmeDrive& operator=(NvmeDrive&& other) noexcept;
   ~NvmeDrive();
 
-  [[nodiscard]] int fd() const { return fd_; }
+  // The character device, and the block device where it could be had: a ring keeps both as long as commands
+  // are under way.
+  [[nodiscard]] std::span<const int> fds() const { return std::span(fds_).first(fds_[1] < 0 ? 1 : 2); }
   [[nodiscard]] uint32_t namespace_id() const { return namespace_id_; }
   [[nodiscard]] const NvmeIdentity& identity() const { return identity_; }
   [[nodiscard]] const PoolHeader& header() const { return header_; }
@@ -41,14 +45,15 @@ class NvmeDrive {
  private:
   NvmeDrive() = default;
   [[nodiscard]] Status acquire(const std::string& path);
+  [[nodiscard]] Status take_block_device(const std::filesystem::path& block, const std::string& path);
   [[nodiscard]] Status identify(const std::string& path);
-  [[nodiscard]] Status check_contents(const std::string& path);
+  [[nodiscard]] Status check_contents(const std::string& path) const;
+  [[nodiscard]] Result<bool> is_blank(uint64_t from, uint64_t to, const std::string& path) const;
   [[nodiscard]] Status write_header(const std::string& path, uint64_t size_bytes);
   [[nodiscard]] Status read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const;
 
-  int fd_ = -1;
-  int block_fd_ =
-      -1;  // the namespace's block device, held so that nobody mounts it; -1 where it can't be had
+  // The character device; the block device, held so that nobody mounts it, or -1.
+  std::array<int, 2> fds_ = {-1, -1};
   bool unlock_on_close_ = true;
   uint32_t namespace_id_ = 0;
   uint32_t transfer_bytes_max_ = 0;

@@ -61,12 +61,13 @@ Status Ring::make(unsigned flags) {
                   name_, error_text(error)));
 }
 
-Status Ring::start(int fd, std::span<const std::span<std::byte>> regions) {
+Status Ring::start(std::span<const int> fds, std::span<const std::span<std::byte>> regions) {
   // By hand: liburing 2.3 declares io_uring_enable_rings() but its shared object lacks it.
   if (syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0) {
     return fail_errno(errno, fmt::format("{}: io_uring cannot be started", name_));
   }
-  if (const int error = -io_uring_register_files(&ring_, &fd, 1); error != 0) {
+  if (const int error = -io_uring_register_files(&ring_, fds.data(), static_cast<unsigned>(fds.size()));
+      error != 0) {
     return fail_errno(error, fmt::format("{}: its file cannot be registered", name_));
   }
   register_regions(regions);

@@ -30,10 +30,13 @@ class Ring {
 
   // Errc::unsupported where io_uring is forbidden, or too old for `flags` (IORING_SETUP_SQE128 and the like).
   [[nodiscard]] Status make(unsigned flags = 0);
-  // Registers the descriptor, and the memory in which most buffers will lie. Where that is refused all works,
-  // more slowly, and it is said.
-  [[nodiscard]] Status start(int fd, std::span<const std::span<std::byte>> regions);
+  // Registers the descriptors, of which requests go to the first, and the memory in which most buffers will
+  // lie. Where that is refused all works, more slowly, and it is said. The kernel holds the descriptors'
+  // files as long as a request is under way, even when this process is gone.
+  [[nodiscard]] Status start(std::span<const int> fds, std::span<const std::span<std::byte>> regions);
   [[nodiscard]] bool registered() const { return !registered_.empty(); }
+  // As the kernel has it: in pieces, by address.
+  [[nodiscard]] std::span<const std::span<std::byte>> registered_pieces() const { return registered_; }
   // From here on all memory is as if it were not registered.
   void forget_registered();
   [[nodiscard]] uint32_t queue_depth() const { return static_cast<uint32_t>(slots_.size()); }
