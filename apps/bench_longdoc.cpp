@@ -52,6 +52,7 @@ bool is_bad_input(Errc code) {
     case Errc::not_ours:
     case Errc::unsupported:
     case Errc::system:
+    case Errc::rejected:  // the devices are too small
       return true;
     default:
       return false;

@@ -214,8 +214,10 @@ void print_as_table(const PlanOptions& options, const Config& config, const Inpu
                rate > 0 ? fmt::format("{:.4f}", static_cast<double>(share.bytes_read) / rate) : "-");
   }
   if (const auto seconds = predicted_seconds(plan, inputs.profile); seconds && *seconds > 0) {
-    fmt::print("predicted: {:.4f} s, {}\n", *seconds,
+    fmt::print("predicted, where the planned shares fit the devices: {:.4f} s, {}\n", *seconds,
                format_bytes_per_second(static_cast<double>(plan.bytes_read) / *seconds));
+  } else {
+    fmt::print("predicted: nothing, as a bandwidth is not known (--bandwidth, or kvpool probe --config)\n");
   }
   fmt::print("prefixes of a quarter of the segments or more: the busiest device has {:.3f} of its share\n",
              worst_prefix(plan));

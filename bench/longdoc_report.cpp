@@ -112,6 +112,7 @@ std::string longdoc_table(const std::vector<LongdocRow>& rows) {
     if (row.wrong_blocks > 0) text += fmt::format("  WRONG BLOCKS: {}", row.wrong_blocks);
     text += '\n';
   }
+  text += fmt::format("TTFT: the seconds and the question's prefill, {}\n", prefill_source);
   return text;
 }
 

@@ -165,7 +165,9 @@ Status PooledSystem::wait_for_store(Ticket ticket, uint32_t blocks) {
   if (outcome->code == Errc::ok && outcome->blocks == blocks) return {};
   return fail(
       outcome->code == Errc::ok ? Errc::rejected : outcome->code,
-      fmt::format("the pool stored {} of {} blocks: {}", outcome->blocks, blocks, to_string(outcome->code)));
+      fmt::format(
+          "the pool stored {} of {} blocks: {}{}", outcome->blocks, blocks, to_string(outcome->code),
+          outcome->code == Errc::rejected ? "; make the devices larger, or the documents fewer" : ""));
 }
 
 Status PooledSystem::make_cold(bool again) { return files_ ? files_->make_cold(again) : Status{}; }

@@ -16,7 +16,8 @@
  * stalled ticket) is logged, a line each, on standard error; the environment's KVPOOL_LOG (debug, info, warn,
  * error, off) says how much. A function returns a kvpool_status; where it
  * takes a kvpool_error, the message says what was wrong, where, and what to do. Wrong bytes are never
- * delivered: a block whose bytes do not match their checksum is a miss.
+ * delivered: a block whose bytes do not match their checksum is a miss. What is summed is up to `verify` in
+ * the configuration: what comes from files and drives (the default), everything, or nothing.
  *
  * Versions.  KVPOOL_ABI_VERSION grows when a program compiled against an older header would break; within one
  * ABI version functions, constants and trailing struct fields are only added. Every struct that the caller
