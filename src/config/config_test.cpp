@@ -361,6 +361,11 @@ TEST(ParseDevice, HasTheKeysOfATable) {
   EXPECT_EQ(file->limit_read_bytes_per_second, 600'000'000);
   EXPECT_EQ(file->queue_depth, 8);
   EXPECT_EQ(file->name, "ssd");
+  const auto drive = parse_device("nvme,path=/dev/ng0n1,size=4GiB");
+  ASSERT_TRUE(drive) << drive.error().message;
+  EXPECT_EQ(drive->kind, DeviceKind::nvme);
+  EXPECT_EQ(drive->path, "/dev/ng0n1");
+  EXPECT_EQ(drive->queue_depth, 32);
   const auto memory = parse_device("memory,size=2GiB,numa_node=-1");
   ASSERT_TRUE(memory) << memory.error().message;
   EXPECT_EQ(memory->name, "");
@@ -368,7 +373,7 @@ TEST(ParseDevice, HasTheKeysOfATable) {
 
 TEST(ParseDevice, SaysWhatIsWrong) {
   const std::vector<Case> cases = {
-      {"", "--device '': key 'kind': '' is not one of them; allowed: memory, file, null, sim"},
+      {"", "--device '': key 'kind': '' is not one of them; allowed: memory, file, nvme, null, sim"},
       {"memory", "--device 'memory': key 'size': it is 0 or missing; allowed: "},
       {"memory,", "--device 'memory,': it ends in a comma"},
       {"memory,size=2", "--device 'memory,size=2': key 'size': 2 bytes are below one slab of 1 MiB"},

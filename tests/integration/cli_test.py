@@ -125,7 +125,7 @@ class Config(Tool):
         self.refused("config", "show", message="no pool is named")
         self.refused("config", "show", "--config", "good.toml", "--device", "memory,size=2GiB",
                      message="exclude each other")
-        self.refused("config", "show", "--device", "tape,size=2GiB", message="allowed: memory, file, null, sim")
+        self.refused("config", "show", "--device", "tape,size=2GiB", message="allowed: memory, file, nvme, null, sim")
         self.refused("config", "show", "--device", "file,size=1MiB,path=p", "--device",
                      "file,size=1MiB,path=./p", message="key 'device[1].path'")
         self.refused("config", "show", "--config", "good.toml", "--placement", "raid",
