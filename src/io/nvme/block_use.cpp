@@ -3,17 +3,12 @@
 #include <fstream>
 #include <string_view>
 
+#include "io/nvme/sysfs.h"
+
 namespace kvpool {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string first_line(const fs::path& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
 
 bool is_mounted(const std::string& number) {
   std::ifstream mounts("/proc/self/mountinfo");
@@ -44,7 +39,7 @@ std::string kernel_use_of(const fs::path& block) {
   if (!error && holders != fs::directory_iterator()) {
     return "belongs to " + holders->path().filename().string();
   }
-  if (is_mounted(first_line(block / "dev"))) return "is mounted";
+  if (is_mounted(read_line(block / "dev"))) return "is mounted";
   if (is_swap("/dev/" + block.filename().string())) return "is swap space";
   return {};
 }

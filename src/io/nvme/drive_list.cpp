@@ -15,6 +15,7 @@
 
 #include "io/nvme/block_use.h"
 #include "io/nvme/nvme_drive.h"
+#include "io/nvme/sysfs.h"
 #include "io/pool_header.h"
 
 namespace kvpool {
@@ -28,20 +29,18 @@ constexpr uint64_t sector_bytes = 512;  // in which sysfs counts, whatever the d
 
 std::string error_text(int error) { return std::generic_category().message(error); }
 
-// A line of sysfs, without the blanks that pad what drives say.
+// Without the blanks that pad what drives say, and with nothing that a terminal would obey.
 std::string text_of(const fs::path& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
+  std::string line = read_line(path);
   std::ranges::replace_if(line, [](char c) { return c < ' ' || c > '~'; }, ' ');
   line.erase(line.find_last_not_of(' ') + 1);
   return line;
 }
 
-uint64_t number_of(const fs::path& path) {
-  uint64_t number = 0;
-  std::ifstream(path) >> number;
-  return number;
+int numa_node_of(const fs::path& device) {
+  int node = -1;
+  std::ifstream(device / "numa_node") >> node;
+  return node;
 }
 
 struct Descriptor {
@@ -126,17 +125,44 @@ std::vector<fs::path> folders_of(const fs::path& path) {
   return folders;
 }
 
+// "1" of ng0n1 and of nvme2n1.
+std::string instance_of(const fs::path& device) {
+  const std::string name = device.filename().string();
+  return name.substr(name.rfind('n') + 1);
+}
+
+// The block device of the same namespace: of one owner and one instance. Its first number may be another
+// where the kernel knows multipath.
+fs::path block_device_of(const fs::path& sys, const fs::path& generic, const fs::path& owner) {
+  std::error_code error;
+  for (const fs::path& block : folders_of(sys / "block")) {
+    if (block.filename().string().starts_with("nvme") && instance_of(block) == instance_of(generic) &&
+        fs::canonical(block / "device", error) == owner) {
+      return block;
+    }
+  }
+  return {};
+}
+
+// A namespace belongs to a controller, or with multipath to a subsystem, which has a link for each
+// controller.
 void add_namespaces(const fs::path& sys, const fs::path& controller, NvmeDriveInfo& drive) {
-  for (const fs::path& folder : folders_of(controller)) {
-    const std::string name = folder.filename().string();
-    if (!name.starts_with("ng")) continue;
-    const std::string block = "nvme" + name.substr(2);
-    NvmeNamespaceInfo info{.path = "/dev/" + name, .block_path = "/dev/" + block};
-    const fs::path its = sys / "block" / block;
-    info.size_bytes = number_of(its / "size") * sector_bytes;
-    info.block_bytes = static_cast<uint32_t>(number_of(its / "queue/logical_block_size"));
-    info.use = kernel_use_of(its);
-    look_inside(info);
+  std::error_code error;
+  const fs::path its = fs::canonical(controller, error);
+  for (const fs::path& generic : folders_of(sys / "class/nvme-generic")) {
+    const fs::path owner = fs::canonical(generic / "device", error);
+    if (owner != its && !fs::exists(owner / drive.controller, error)) continue;
+    NvmeNamespaceInfo info{.path = "/dev/" + generic.filename().string()};
+    const fs::path block = block_device_of(sys, generic, owner);
+    if (block.empty()) {
+      info.unknown = "it has no block device";
+    } else {
+      info.block_path = "/dev/" + block.filename().string();
+      info.size_bytes = read_number(block / "size").value_or(0) * sector_bytes;
+      info.block_bytes = static_cast<uint32_t>(read_number(block / "queue/logical_block_size").value_or(0));
+      info.use = kernel_use_of(block);
+      look_inside(info);
+    }
     drive.namespaces.push_back(std::move(info));
   }
 }
@@ -158,18 +184,19 @@ std::vector<NvmeDriveInfo> list_nvme_drives(const fs::path& sys) {
                         .firmware = text_of(folder / "firmware_rev"),
                         .address = text_of(folder / "address"),
                         .transport = text_of(folder / "transport"),
-                        .driver = driver_of(folder / "device")};
-    std::ifstream(folder / "device/numa_node") >> drive.numa_node;
+                        .driver = driver_of(folder / "device"),
+                        .numa_node = numa_node_of(folder / "device")};
     add_namespaces(sys, folder, drive);
     read_smart(drive);
     drives.push_back(std::move(drive));
   }
   for (const fs::path& function : folders_of(sys / "bus/pci/devices")) {
     if (text_of(function / "class") != pci_class_nvme) continue;
-    NvmeDriveInfo drive{
-        .address = function.filename().string(), .transport = "pcie", .driver = driver_of(function)};
+    NvmeDriveInfo drive{.address = function.filename().string(),
+                        .transport = "pcie",
+                        .driver = driver_of(function),
+                        .numa_node = numa_node_of(function)};
     if (drive.driver == "nvme") continue;
-    std::ifstream(function / "numa_node") >> drive.numa_node;
     drive.no_smart = "the kernel's nvme driver has it not";
     drives.push_back(std::move(drive));
   }

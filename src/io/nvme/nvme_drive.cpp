@@ -26,6 +26,7 @@
 #include "base/units.h"
 #include "io/nvme/block_use.h"
 #include "io/nvme/command.h"
+#include "io/nvme/sysfs.h"
 
 namespace kvpool {
 namespace {
@@ -48,20 +49,6 @@ constexpr uint32_t blocks_per_command_max = 1U << 16;
 struct alignas(page_bytes) Chunk {
   std::array<std::byte, ioctl_bytes_max> bytes{};
 };
-
-std::string read_line(const fs::path& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
-
-std::optional<uint64_t> read_number(const fs::path& path) {
-  const std::string line = read_line(path);
-  if (line.empty() || line.find_first_not_of("0123456789") != std::string::npos || line.size() > 18)
-    return {};
-  return std::stoull(line);
-}
 
 // Of the character device of a namespace, whatever it is called in /dev; else empty.
 fs::path sysfs_folder(const struct stat& about) {

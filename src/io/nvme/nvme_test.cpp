@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -144,11 +145,8 @@ TEST(NvmeSmart, IsReadFromTheLog) {
 }
 
 // A machine as sysfs shows it: a drive of the kernel's, one that vfio has, and something else.
-TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
+void make_machine(const std::filesystem::path& sys) {
   namespace fs = std::filesystem;
-  std::string pattern = testing::TempDir() + "kvpool_sys_XXXXXX";
-  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-  const fs::path sys = pattern;
   const auto write = [&](const std::string& path, const std::string& text) {
     fs::create_directories((sys / path).parent_path());
     std::ofstream(sys / path) << text << "\n";
@@ -168,11 +166,28 @@ TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
   write("class/nvme/nvme77/address", "0000:01:00.0");
   write("class/nvme/nvme77/transport", "pcie");
   fs::create_directory_symlink(sys / "bus/pci/devices/0000:01:00.0", sys / "class/nvme/nvme77/device");
-  fs::create_directories(sys / "class/nvme/nvme77/ng77n1");
-  write("block/nvme77n1/size", "2048");
-  write("block/nvme77n1/queue/logical_block_size", "4096");
+  // A namespace of the controller's own, and one of its subsystem's, whose block device has another number.
+  fs::create_directories(sys / "subsystem");
+  fs::create_directory_symlink(sys / "class/nvme/nvme77", sys / "subsystem/nvme77");
+  const auto add = [&](const std::string& generic, const std::string& block, const std::string& owner) {
+    fs::create_directories(sys / "class/nvme-generic" / generic);
+    fs::create_directory_symlink(sys / owner, sys / "class/nvme-generic" / generic / "device");
+    write("block/" + block + "/size", "2048");
+    write("block/" + block + "/queue/logical_block_size", "4096");
+    fs::create_directory_symlink(sys / owner, sys / "block" / block / "device");
+  };
+  add("ng77n1", "nvme77n1", "class/nvme/nvme77");
+  add("ng75n2", "nvme76n2", "subsystem");
   write("block/nvme77n1/nvme77n1p1/partition", "1");
-  const std::vector<NvmeDriveInfo> drives = list_nvme_drives(sys);
+  write("block/nvme77c77n2/size", "1");  // a path of the second's, which is hidden
+}
+
+TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
+  std::string pattern = testing::TempDir() + "kvpool_sys_XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  const std::filesystem::path sys = pattern;
+  make_machine(sys);
+  std::vector<NvmeDriveInfo> drives = list_nvme_drives(sys);
   ASSERT_EQ(drives.size(), 2U);
   EXPECT_EQ(drives[0].controller, "nvme77");
   EXPECT_EQ(drives[0].model, "Some Drive");
@@ -181,7 +196,11 @@ TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
   EXPECT_EQ(drives[0].numa_node, 1);
   EXPECT_FALSE(drives[0].smart);
   EXPECT_EQ(drives[0].no_smart, "No such file or directory");
-  ASSERT_EQ(drives[0].namespaces.size(), 1U);
+  ASSERT_EQ(drives[0].namespaces.size(), 2U);
+  std::ranges::sort(drives[0].namespaces, {}, &NvmeNamespaceInfo::block_path);
+  EXPECT_EQ(drives[0].namespaces[0].path, "/dev/ng75n2");
+  EXPECT_EQ(drives[0].namespaces[0].block_path, "/dev/nvme76n2");
+  std::swap(drives[0].namespaces[0], drives[0].namespaces[1]);
   EXPECT_EQ(drives[0].namespaces[0].path, "/dev/ng77n1");
   EXPECT_EQ(drives[0].namespaces[0].size_bytes, 1U << 20);
   EXPECT_EQ(drives[0].namespaces[0].block_bytes, 4096U);
@@ -191,7 +210,7 @@ TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
   EXPECT_EQ(drives[1].address, "0000:02:00.0");
   EXPECT_EQ(drives[1].driver, "vfio-pci");
   EXPECT_TRUE(drives[1].namespaces.empty());
-  fs::remove_all(sys);
+  std::filesystem::remove_all(sys);
 }
 
 TEST(NvmeDevice, WhatIsNoNamespaceIsRefused) {
