@@ -32,10 +32,11 @@ Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Con
   for (DeviceConfig& device : own.devices) {
     const bool file = device.kind == DeviceKind::file;
     if (is_storage(device.kind) && !file) {
-      return fail(Errc::unsupported,
-                  fmt::format("{}: what a {} device can deliver is measured in a file beside its own, and it has "
-                              "none; use `file` devices",
-                              device.name, to_string(device.kind)));
+      return fail(
+          Errc::unsupported,
+          fmt::format("{}: what a {} device can deliver is measured in a file beside its own, and it has "
+                      "none; use `file` devices",
+                      device.name, to_string(device.kind)));
     }
     device.size_bytes = std::min(device.size_bytes, file ? storage_bytes_max : memory_bytes_max);
     if (file) device.path += ".limit";
