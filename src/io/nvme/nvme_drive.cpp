@@ -306,7 +306,7 @@ Status NvmeDrive::check_contents(const std::string& path) const {
   if (Status done = read(0, first, path); !done) return done;
   PoolHeader header;
   std::memcpy(&header, first.data(), sizeof header);
-  const Status known = check_pool_header(header, path);
+  Status known = check_pool_header(header, path);
   if (!known && known.error().code == Errc::unsupported) return known;
   std::vector<std::pair<uint64_t, uint64_t>> ranges = {{unit, pool_data_offset_bytes},
                                                        {size - tail_bytes, size}};
