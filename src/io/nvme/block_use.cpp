@@ -32,7 +32,10 @@ bool is_swap(const std::string& device) {
 
 std::string kernel_use_of(const fs::path& block) {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(block, error)) {
+  const fs::directory_iterator entries(block, error);
+  // Who cannot be asked may be in use.
+  if (error) return "cannot be looked at (" + error.message() + ")";
+  for (const auto& entry : entries) {
     if (fs::exists(entry.path() / "partition", error)) return "has partitions";
   }
   const fs::directory_iterator holders(block / "holders", error);

@@ -9,9 +9,11 @@
 
 #include <liburing.h>
 
+#include <algorithm>
 #include <array>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/assert.h"
