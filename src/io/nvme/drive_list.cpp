@@ -1,6 +1,5 @@
 #include "io/nvme/drive_list.h"
 
-#include <blkid/blkid.h>
 #include <fcntl.h>
 #include <linux/nvme_ioctl.h>
 #include <sys/ioctl.h>
@@ -10,12 +9,12 @@
 #include <array>
 #include <cerrno>
 #include <fstream>
-#include <memory>
 #include <system_error>
 
-#include "io/nvme/block_use.h"
-#include "io/nvme/nvme_drive.h"
-#include "io/nvme/sysfs.h"
+#include "io/block/block_use.h"
+#include "io/block/lock.h"
+#include "io/block/signature.h"
+#include "io/block/sysfs.h"
 #include "io/pool_header.h"
 
 namespace kvpool {
@@ -53,28 +52,6 @@ struct Descriptor {
   }
 };
 
-// The first signature that libblkid knows, or "nothing" in its eyes.
-void probe_signature(int fd, NvmeNamespaceInfo& info) {
-  const std::unique_ptr<blkid_struct_probe, decltype(&blkid_free_probe)> probe(blkid_new_probe(),
-                                                                               blkid_free_probe);
-  if (!probe || blkid_probe_set_device(probe.get(), fd, 0, 0) != 0) {
-    info.unknown = "libblkid cannot read it";
-    return;
-  }
-  blkid_probe_enable_superblocks(probe.get(), 1);
-  blkid_probe_enable_partitions(probe.get(), 1);
-  const int found = blkid_do_safeprobe(probe.get());
-  if (found < 0) {
-    info.unknown = found == -2 ? "it holds several signatures" : "it cannot be read";
-    return;
-  }
-  const char* type = nullptr;
-  for (const char* name : {"TYPE", "PTTYPE"}) {
-    if (type == nullptr) blkid_probe_lookup_value(probe.get(), name, &type, nullptr);
-  }
-  info.holds = type != nullptr ? type : "nothing that is known";
-}
-
 void look_inside(NvmeNamespaceInfo& info) {
   const Descriptor device(info.block_path, O_RDONLY);
   if (device.fd < 0) {
@@ -85,10 +62,14 @@ void look_inside(NvmeNamespaceInfo& info) {
   if (pread(device.fd, &header, sizeof header, 0) == static_cast<ssize_t>(sizeof header) &&
       check_pool_header(header, info.path)) {
     info.holds = "a pool";
-    if (info.use.empty() && is_pool_open(info.path)) info.use = "is open in " + owner_of(header);
+    if (info.use.empty() && (is_locked(info.path) || is_locked(info.block_path)))
+      info.use = "is open in " + owner_of(header);
     return;
   }
-  probe_signature(device.fd, info);
+  const Signature signature = find_signature(info.block_path);
+  info.unknown = signature.unknown;
+  if (!info.unknown.empty()) return;
+  info.holds = signature.type.empty() ? "nothing that is known" : signature.type;
 }
 
 void read_smart(NvmeDriveInfo& drive) {

@@ -15,17 +15,15 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 #include "base/assert.h"
 #include "base/log.h"
-#include "base/units.h"
-#include "io/nvme/block_use.h"
+#include "io/block/block_use.h"
+#include "io/block/lock.h"
+#include "io/block/sysfs.h"
 #include "io/nvme/command.h"
-#include "io/nvme/sysfs.h"
 
 namespace kvpool {
 namespace {
@@ -37,11 +35,6 @@ constexpr uint32_t ioctl_bytes_max = 64U << 10;  // any controller moves that mu
 constexpr uint8_t admin_opcode_identify = 0x06;
 constexpr uint32_t identify_namespace = 0;
 constexpr uint32_t identify_controller = 1;
-// Left alone at a drive's end: there lie backup partition tables and some RAID and file system labels.
-constexpr uint64_t tail_bytes = 1ULL << 20;
-// Read as a whole before a drive is taken to be blank; behind that, samples.
-constexpr uint64_t head_bytes = 64ULL << 20;
-constexpr uint64_t samples = 254;
 constexpr uint32_t blocks_per_command_max = 1U << 16;
 
 // Buffers of the ioctls: aligned as every drive wants.
@@ -93,17 +86,6 @@ Status check_unused(const fs::path& block, const std::string& path) {
                                           block.filename().string(), use));
 }
 
-bool are_all(std::span<const std::byte> bytes, std::byte value) {
-  return std::ranges::all_of(bytes, [value](std::byte b) { return b == value; });
-}
-
-struct flock whole_device(short type) {
-  struct flock lock{};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  return lock;
-}
-
 // The same command for the blocking ioctl.
 nvme_passthru_cmd passthru(const nvme_uring_cmd& command) {
   static_assert(offsetof(nvme_passthru_cmd, timeout_ms) == offsetof(nvme_uring_cmd, timeout_ms));
@@ -128,21 +110,12 @@ Status judge(int result, const std::string& path, std::string_view what) {
 
 }  // namespace
 
-bool is_pool_open(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  struct flock lock = whole_device(F_WRLCK);
-  const bool asked = fcntl(fd, F_OFD_GETLK, &lock) == 0;
-  close(fd);
-  return asked && lock.l_type != F_UNLCK;
-}
-
 Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) {
   KVPOOL_ASSERT(size_bytes > 0 && size_bytes % page_bytes == 0);
   NvmeDrive drive;
   Status done = drive.acquire(path);
   if (done) done = drive.identify(path);
-  if (done) done = drive.check_contents(path);
+  if (done) done = check_contents(drive.whole(path));
   if (done) done = drive.write_header(path, size_bytes);
   if (!done) return tl::unexpected(done.error());
   return drive;
@@ -151,6 +124,7 @@ Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) 
 NvmeDrive::NvmeDrive(NvmeDrive&& other) noexcept { *this = std::move(other); }
 
 NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
+  std::swap(block_path_, other.block_path_);
   std::swap(fds_, other.fds_);
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(namespace_id_, other.namespace_id_);
@@ -164,10 +138,7 @@ NvmeDrive::~NvmeDrive() {
   if (fds_[1] >= 0) close(fds_[1]);
   if (fds_[0] < 0) return;
   // An io_uring that knew the drive may hold it a little longer than we do.
-  if (unlock_on_close_) {
-    struct flock unlock = whole_device(F_UNLCK);
-    fcntl(fds_[0], F_OFD_SETLK, &unlock);
-  }
+  if (unlock_on_close_) unlock_whole(fds_[0]);
   close(fds_[0]);
 }
 
@@ -184,8 +155,7 @@ Status NvmeDrive::acquire(const std::string& path) {
   }
   if (fstat(fds_[0], &about) != 0) return fail_errno(errno, path);
   if (Status kind = check_kind(about, path); !kind) return kind;
-  struct flock lock = whole_device(F_WRLCK);
-  if (fcntl(fds_[0], F_OFD_SETLK, &lock) != 0) {
+  if (!lock_whole(fds_[0])) {
     if (errno != EAGAIN && errno != EACCES)
       return fail_errno(errno, fmt::format("{}: cannot be locked", path));
     return fail(
@@ -205,18 +175,19 @@ Status NvmeDrive::acquire(const std::string& path) {
 }
 
 Status NvmeDrive::take_block_device(const fs::path& block, const std::string& path) {
-  const std::string device = "/dev/" + block.filename().string();
-  fds_[1] = ::open(device.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC);
+  block_path_ = "/dev/" + block.filename().string();
+  fds_[1] = claim_block_device(block_path_, O_RDONLY, block);
   if (fds_[1] < 0 && errno == EBUSY) {
     // What it is used for says more, where that can be told.
     if (Status unused = check_unused(block, path); !unused) return unused;
-    return fail(Errc::in_use, fmt::format("{}: {} is in use by the kernel or another process", path, device));
+    return fail(Errc::in_use,
+                fmt::format("{}: {} is in use by the kernel or another process", path, block_path_));
   }
   if (fds_[1] < 0) {
     log_warn("{}: {} cannot be opened ({}), so nothing keeps others from using it while the pool has it",
-             path, device, std::generic_category().message(errno));
+             path, block_path_, std::generic_category().message(errno));
   } else if (fsync(fds_[1]) != 0) {  // what others wrote and the drive has not seen yet
-    return fail_errno(errno, fmt::format("{}: {} cannot be synced", path, device));
+    return fail_errno(errno, fmt::format("{}: {} cannot be synced", path, block_path_));
   }
   if (Status unused = check_unused(block, path); !unused) return unused;
   if (read_line(block / "queue/zoned") != "none") {
@@ -264,85 +235,39 @@ Status NvmeDrive::identify(const std::string& path) {
 }
 
 Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const {
-  const auto chunk = std::make_unique<Chunk>();
   // Whole blocks, and no more than any command may move.
   const uint32_t step = std::max(identity_.block_bytes, std::min(ioctl_bytes_max, transfer_bytes_max_));
   for (size_t done = 0; done < bytes.size();) {
     const auto length = static_cast<uint32_t>(std::min<size_t>(step, bytes.size() - done));
-    const uint32_t whole =
-        (length + identity_.block_bytes - 1) / identity_.block_bytes * identity_.block_bytes;
     auto command = passthru(nvme_command(IoKind::read, namespace_id_, (offset + done) / identity_.block_bytes,
-                                         whole, identity_.block_bytes, chunk->bytes.data()));
+                                         length, identity_.block_bytes, bytes.data() + done));
     if (Status read = judge(ioctl(fds_[0], NVME_IOCTL_IO_CMD, &command), path, "cannot be read"); !read)
       return read;
-    std::copy_n(chunk->bytes.begin(), length, bytes.begin() + static_cast<std::ptrdiff_t>(done));
     done += length;
   }
   return {};
 }
 
-// All zeros or all ones, as drives are when they come and when they were erased.
-Result<bool> NvmeDrive::is_blank(uint64_t from, uint64_t to, const std::string& path) const {
-  std::vector<std::byte> bytes(std::min<uint64_t>(to - from, 1ULL << 20));
-  for (uint64_t at = from; at < to; at += bytes.size()) {
-    const std::span<std::byte> part = std::span(bytes).first(std::min<uint64_t>(bytes.size(), to - at));
-    if (Status done = read(at, part, path); !done) return tl::unexpected(done.error());
-    if (!are_all(part, std::byte{0}) && !are_all(part, std::byte{0xff})) return false;
-  }
-  return true;
-}
-
-// Ours by its header, or blank: at its beginning and its end, where file systems, partition tables, volume
-// managers and RAID have their signatures, and in samples in between. What is ours is blank around its header
-// too: a RAID or a volume manager may have left that alone.
-Status NvmeDrive::check_contents(const std::string& path) const {
-  const uint64_t size = identity_.size_bytes;
-  const uint32_t unit = std::max(page_bytes, identity_.block_bytes);
-  if (size < pool_data_offset_bytes + tail_bytes + unit) {
-    return fail(Errc::invalid_argument, fmt::format("{}: has {} only", path, format_bytes(size)));
-  }
-  std::vector<std::byte> first(unit);
-  if (Status done = read(0, first, path); !done) return done;
-  PoolHeader header;
-  std::memcpy(&header, first.data(), sizeof header);
-  Status known = check_pool_header(header, path);
-  if (!known && known.error().code == Errc::unsupported) return known;
-  std::vector<std::pair<uint64_t, uint64_t>> ranges = {{unit, pool_data_offset_bytes},
-                                                       {size - tail_bytes, size}};
-  if (!known) {
-    ranges.emplace_back(0, unit);
-    ranges.emplace_back(pool_data_offset_bytes, std::min(head_bytes, size - tail_bytes));
-    const uint64_t step = size / (samples + 1) / ioctl_bytes_max * ioctl_bytes_max;
-    for (uint64_t i = 1; step > 0 && i <= samples; ++i) ranges.emplace_back(i * step, i * step + unit);
-  }
-  for (const auto& [from, to] : ranges) {
-    const auto blank = is_blank(from, to, path);
-    if (!blank) return tl::unexpected(blank.error());
-    if (*blank) continue;
-    return fail(
-        Errc::not_ours,
-        fmt::format(
-            "{}: holds data that kvpool did not write; it was left alone. Give another drive, or erase "
-            "this one yourself if nobody needs it (blkdiscard or nvme format)",
-            path));
-  }
-  return {};
+WholeDevice NvmeDrive::whole(const std::string& path) const {
+  return {.path = path,
+          .size_bytes = identity_.size_bytes,
+          .block_bytes = identity_.block_bytes,
+          .block_path = block_path_,
+          .read = [this, path](uint64_t offset, std::span<std::byte> bytes) {
+            return read(offset, bytes, path);
+          }};
 }
 
 Status NvmeDrive::write_header(const std::string& path, uint64_t size_bytes) {
-  const uint64_t room = (identity_.size_bytes - pool_data_offset_bytes - tail_bytes) / identity_.block_bytes *
-                        identity_.block_bytes;
-  if (size_bytes > room) {
-    return fail(Errc::invalid_argument,
-                fmt::format("{}: {} do not fit, it has room for {}; make the device smaller", path,
-                            format_bytes(size_bytes), format_bytes(room)));
-  }
-  const uint32_t unit = std::max(page_bytes, identity_.block_bytes);
-  header_ = make_pool_header(size_bytes / unit * unit, unit);
-  const auto chunk = std::make_unique<Chunk>();
-  std::memcpy(chunk->bytes.data(), &header_, sizeof header_);
-  auto command = passthru(
-      nvme_command(IoKind::write, namespace_id_, 0, unit, identity_.block_bytes, chunk->bytes.data()));
+  const WholeDevice device = whole(path);
+  auto header = make_device_header(device, size_bytes);
+  if (!header) return tl::unexpected(header.error());
+  header_ = *header;
+  const uint32_t unit = device.unit_bytes();
+  const Units memory = take_units(unit, unit);
+  std::memcpy(memory.get(), &header_, sizeof header_);
+  auto command =
+      passthru(nvme_command(IoKind::write, namespace_id_, 0, unit, identity_.block_bytes, memory.get()));
   if (Status done = judge(ioctl(fds_[0], NVME_IOCTL_IO_CMD, &command), path, "its header cannot be written");
       !done) {
     return done;

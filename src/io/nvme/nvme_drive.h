@@ -13,13 +13,11 @@
 #include <string>
 
 #include "base/result.h"
+#include "io/block/whole_device.h"
 #include "io/nvme/identity.h"
 #include "io/pool_header.h"
 
 namespace kvpool {
-
-// Whether a pool has the namespace open. False also where that cannot be asked.
-[[nodiscard]] bool is_pool_open(const std::string& path);
 
 class NvmeDrive {
  public:
@@ -47,11 +45,11 @@ class NvmeDrive {
   [[nodiscard]] Status acquire(const std::string& path);
   [[nodiscard]] Status take_block_device(const std::filesystem::path& block, const std::string& path);
   [[nodiscard]] Status identify(const std::string& path);
-  [[nodiscard]] Status check_contents(const std::string& path) const;
-  [[nodiscard]] Result<bool> is_blank(uint64_t from, uint64_t to, const std::string& path) const;
+  [[nodiscard]] WholeDevice whole(const std::string& path) const;
   [[nodiscard]] Status write_header(const std::string& path, uint64_t size_bytes);
   [[nodiscard]] Status read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const;
 
+  std::string block_path_;  // "/dev/nvme0n1"
   // The character device; the block device, held so that nobody mounts it, or -1.
   std::array<int, 2> fds_ = {-1, -1};
   bool unlock_on_close_ = true;

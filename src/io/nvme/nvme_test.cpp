@@ -11,7 +11,6 @@
 #include <fstream>
 
 #include "base/prng.h"
-#include "io/nvme/block_use.h"
 #include "io/nvme/command.h"
 #include "io/nvme/drive_list.h"
 #include "io/nvme/identity.h"
@@ -212,10 +211,6 @@ TEST(NvmeDriveList, ShowsEveryControllerAndWhoHasIt) {
   EXPECT_EQ(drives[1].driver, "vfio-pci");
   EXPECT_TRUE(drives[1].namespaces.empty());
   std::filesystem::remove_all(sys);
-}
-
-TEST(NvmeBlockUse, WhatCannotBeLookedAtIsNotTakenToBeFree) {
-  EXPECT_EQ(kernel_use_of("/sys/block/none"), "cannot be looked at (No such file or directory)");
 }
 
 TEST(NvmeDevice, WhatIsNoNamespaceIsRefused) {

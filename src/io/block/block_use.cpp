@@ -1,9 +1,14 @@
-#include "io/nvme/block_use.h"
+#include "io/block/block_use.h"
 
+#include <fcntl.h>
+
+#include <cerrno>
+#include <chrono>
 #include <fstream>
-#include <string_view>
+#include <thread>
 
-#include "io/nvme/sysfs.h"
+#include "io/block/lock.h"
+#include "io/block/sysfs.h"
 
 namespace kvpool {
 namespace {
@@ -28,6 +33,9 @@ bool is_swap(const std::string& device) {
   return false;
 }
 
+// "1" of ng0n1 and of nvme2n1.
+std::string instance_of(const std::string& name) { return name.substr(name.rfind('n') + 1); }
+
 }  // namespace
 
 std::string kernel_use_of(const fs::path& block) {
@@ -44,6 +52,31 @@ std::string kernel_use_of(const fs::path& block) {
   }
   if (is_mounted(read_line(block / "dev"))) return "is mounted";
   if (is_swap("/dev/" + block.filename().string())) return "is swap space";
+  return {};
+}
+
+int claim_block_device(const std::string& device, int flags, const fs::path& block) {
+  constexpr int tries_max = 100;
+  constexpr std::chrono::milliseconds pause(10);
+  for (int tries = 0;; ++tries) {
+    const int fd = open(device.c_str(), flags | O_EXCL | O_CLOEXEC);
+    if (fd >= 0 || errno != EBUSY) return fd;
+    if (tries == tries_max || is_locked(device) || !kernel_use_of(block).empty()) break;
+    std::this_thread::sleep_for(pause);
+  }
+  errno = EBUSY;
+  return -1;
+}
+
+// Both hang below the controller, or with multipath below the subsystem; the first number may differ.
+std::string nvme_character_device_of(const fs::path& block) {
+  std::error_code error;
+  const fs::path ns = fs::exists(block / "partition", error) ? block.parent_path() : block;
+  for (fs::directory_iterator at(ns / "device", error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with("ng") && instance_of(name) == instance_of(ns.filename().string()))
+      return "/dev/" + name;
+  }
   return {};
 }
 
