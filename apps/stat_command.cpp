@@ -1,4 +1,4 @@
-// kvpool stat FILE: header, size and owner of a pool's file. Nothing is locked or written.
+// kvpool stat FILE: header, size and owner of a pool's file or device. Nothing is locked or written.
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
@@ -66,7 +66,7 @@ int run_stat(const Tool& tool, const std::string& path) {
 void add_stat(Tool& tool) {
   CLI::App* command = tool.parser().add_subcommand("stat", "header, size and owner of a pool's file");
   auto path = std::make_shared<std::string>();
-  command->add_option("FILE", *path, "the path of a file device")->required();
+  command->add_option("FILE", *path, "the path of a file device: a file or a block device")->required();
   tool.on(command, [&tool, path] { return run_stat(tool, *path); });
 }
 

@@ -184,6 +184,12 @@ TEST(FilesStorage, ServesFileDevicesAlone) {
   device.kind = DeviceKind::null;
   EXPECT_EQ(storage.make(device, chunk_bytes).error().code, Errc::unsupported);
   device.kind = DeviceKind::file;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev")) {
+    if (!entry.is_block_file()) continue;
+    DeviceConfig block = device;
+    block.path = entry.path();
+    EXPECT_EQ(storage.make(block, chunk_bytes).error().code, Errc::unsupported);
+  }
   const auto made = storage.make(device, chunk_bytes);
   ASSERT_TRUE(made) << made.error().message;
   EXPECT_TRUE(std::filesystem::exists(folder.path("p.files/chunk-000003")));

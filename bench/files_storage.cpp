@@ -2,14 +2,23 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+#include <system_error>
+
 #include "base/units.h"
 
 namespace kvpool::bench {
 
+bool lies_in_a_file(const DeviceConfig& device) {
+  std::error_code ignored;
+  return device.kind == DeviceKind::file && !std::filesystem::is_block_file(device.path, ignored);
+}
+
 Result<std::unique_ptr<Device>> FilesStorage::make(const DeviceConfig& device, uint64_t chunk_bytes) {
-  if (device.kind != DeviceKind::file) {
-    return fail(Errc::unsupported,
-                fmt::format("{}: only a file device has a folder for chunk files beside it", device.name));
+  if (!lies_in_a_file(device)) {
+    return fail(
+        Errc::unsupported,
+        fmt::format("{}: only a file on a file system has a folder for chunk files beside it", device.name));
   }
   auto directory = FilesDirectory::create(device.path + ".files");
   if (!directory) return tl::unexpected(directory.error());

@@ -13,6 +13,9 @@
 
 namespace kvpool::bench {
 
+// False for block devices: what is made beside a path would lie in /dev.
+[[nodiscard]] bool lies_in_a_file(const DeviceConfig& device);
+
 class FilesStorage {
  public:
   // The device in place of `device`: files of chunk_bytes in PATH.files/.

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "bench/files_storage.h"
+
 namespace kvpool::bench {
 namespace {
 
@@ -30,13 +32,13 @@ Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Con
   Config own = config;
   own.buffer_bytes = buffer_bytes;
   for (DeviceConfig& device : own.devices) {
-    const bool file = device.kind == DeviceKind::file;
+    const bool file = lies_in_a_file(device);
     if (is_storage(device.kind) && !file) {
       return fail(
           Errc::unsupported,
-          fmt::format("{}: what a {} device can deliver is measured in a file beside its own, and it has "
-                      "none; use `file` devices",
-                      device.name, to_string(device.kind)));
+          fmt::format("{}: what it can deliver is measured in a file beside its own, and {} has none; use "
+                      "`file` devices on file systems",
+                      device.name, device.path));
     }
     device.size_bytes = std::min(device.size_bytes, file ? storage_bytes_max : memory_bytes_max);
     if (file) device.path += ".limit";

@@ -136,6 +136,21 @@ TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
   EXPECT_FALSE(std::filesystem::exists(folder_.path("pool.limit")));
 }
 
+TEST_F(LongdocTest, TakesNoBlockDevices) {
+  for (const auto& entry : std::filesystem::directory_iterator("/dev")) {
+    if (!entry.is_block_file()) continue;
+    options_.config.devices[1].path = entry.path();
+    const auto rows = run();
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code, Errc::unsupported);
+    EXPECT_NE(rows.error().message.find("use `file` devices on file systems"), std::string::npos)
+        << rows.error().message;
+    EXPECT_EQ(machine_.pools_opened, 0U);
+    return;
+  }
+  GTEST_SKIP() << "there is no block device here";
+}
+
 TEST_F(LongdocTest, SetsThePlacementOfEachSystem) {
   options_.systems = {"striped-direct"};
   ASSERT_TRUE(run());

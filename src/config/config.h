@@ -30,7 +30,7 @@ struct DeviceConfig {
   DeviceKind kind = DeviceKind::memory;
   uint64_t size_bytes = 0;
   int numa_node = -1;         // memory: -1 is the process's own policy
-  std::string path;           // file; nvme: /dev/ngXnY
+  std::string path;           // file, or block device; nvme: /dev/ngXnY
   uint32_t queue_depth = 32;  // requests in flight
   std::optional<uint64_t> limit_read_bytes_per_second;
   std::optional<uint64_t> limit_write_bytes_per_second;

@@ -72,8 +72,8 @@ PoolHeader make_pool_header(uint64_t size_bytes, uint32_t alignment_bytes) {
 Status check_pool_header(const PoolHeader& header, const std::string& path) {
   const auto not_ours = [&](std::string_view why) {
     return fail(Errc::not_ours,
-                fmt::format("{}: {}; it was left alone. Give another path, or delete the file "
-                            "yourself if nobody needs it",
+                fmt::format("{}: {}; it was left alone. Give another path, or erase it yourself "
+                            "if nobody needs it",
                             path, why));
   };
   if (header.magic != header_magic) return not_ours("holds data that kvpool did not write");

@@ -54,14 +54,23 @@ struct DeviceKind {
 };
 std::ostream& operator<<(std::ostream& out, const DeviceKind& kind) { return out << kind.name; }
 
-Result<std::unique_ptr<Device>> make_file(Surroundings& around) {
-  auto device = FileDevice::open({.name = "file0",
-                                  .path = around.folder + "/pool",
-                                  .size_bytes = size_bytes,
-                                  .queue_depth = queue_depth});
+// The test before may have gone with requests under way: the kernel keeps their lock until they are done.
+template <class D, class Options>
+Result<std::unique_ptr<Device>> open_patiently(const Options& options) {
+  auto device = D::open(options);
+  for (int tries = 0; !device && device.error().code == Errc::in_use && tries < 100; ++tries) {
+    usleep(50'000);
+    device = D::open(options);
+  }
   if (!device) return tl::unexpected(device.error());
   return std::unique_ptr<Device>(std::move(*device));
 }
+
+Result<std::unique_ptr<Device>> make_file(const std::string& path) {
+  return open_patiently<FileDevice>(
+      FileDeviceOptions{.name = "file0", .path = path, .size_bytes = size_bytes, .queue_depth = queue_depth});
+}
+Result<std::unique_ptr<Device>> make_file(Surroundings& around) { return make_file(around.folder + "/pool"); }
 
 Result<std::unique_ptr<Device>> make_memory(Surroundings& around) {
   return std::make_unique<MemoryDevice>("memory0", std::span(around.memory.get(), size_bytes), queue_depth);
@@ -105,16 +114,8 @@ std::string namespace_of(const std::string& serial) {
 }
 
 Result<std::unique_ptr<Device>> make_nvme(const std::string& path) {
-  const NvmeDeviceOptions options{
-      .name = "nvme0", .path = path, .size_bytes = size_bytes, .queue_depth = queue_depth};
-  auto device = NvmeDevice::open(options);
-  // The test before may have gone with requests under way: the kernel keeps their lock until they are done.
-  for (int tries = 0; !device && device.error().code == Errc::in_use && tries < 100; ++tries) {
-    usleep(50'000);
-    device = NvmeDevice::open(options);
-  }
-  if (!device) return tl::unexpected(device.error());
-  return std::unique_ptr<Device>(std::move(*device));
+  return open_patiently<NvmeDevice>(
+      NvmeDeviceOptions{.name = "nvme0", .path = path, .size_bytes = size_bytes, .queue_depth = queue_depth});
 }
 
 // Where there is a drive to be overwritten: in the virtual machine of tests/vm.
@@ -129,10 +130,21 @@ void add_nvme_kinds(std::vector<DeviceKind>& kinds) {
       {"late_nvme", [path](Surroundings& around) { return with_lateness(make_nvme(path), around); }});
 }
 
+// A block device that may be overwritten. In the virtual machine: a drive's, and a partition.
+void add_block_kinds(std::vector<DeviceKind>& kinds) {
+  for (const char* which : {"disk", "partition"}) {
+    const char* path =
+        std::getenv(std::string(which) == "disk" ? "KVPOOL_TEST_DISK" : "KVPOOL_TEST_PARTITION");
+    if (path == nullptr) continue;
+    kinds.push_back(
+        {which, [path = std::string(path)](Surroundings& /*around*/) { return make_file(path); }});
+  }
+}
+
 std::vector<DeviceKind> all_kinds() {
   std::vector<DeviceKind> kinds = {
       {"memory", make_memory},
-      {"file", make_file},
+      {"file", [](Surroundings& around) { return make_file(around); }},
       {"null", make_null},
       {"sim", [](Surroundings& around) { return make_sim(around, false); }},
       {"sim_in_place", [](Surroundings& around) { return make_sim(around, true); }},
@@ -142,6 +154,7 @@ std::vector<DeviceKind> all_kinds() {
       {"late_memory", [](Surroundings& around) { return with_lateness(make_memory(around), around); }},
   };
   add_nvme_kinds(kinds);
+  add_block_kinds(kinds);
   return kinds;
 }
 

@@ -18,61 +18,16 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "drives.h"
 #include "io/nvme/nvme_device.h"
 
 namespace kvpool {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr uint64_t mib = 1ULL << 20;
-
-// "ng2n1": controllers are numbered as they answer, so a drive is known by its serial number.
-std::string name_of(const std::string& serial) {
-  for (const auto& entry : fs::directory_iterator("/sys/class/nvme-generic")) {
-    std::ifstream file(entry.path() / "device/serial");
-    std::string line;
-    std::getline(file, line);
-    if (line.substr(0, line.find(' ')) == serial) return entry.path().filename().string();
-  }
-  ADD_FAILURE() << "no drive " << serial;
-  return "none";
-}
-std::string path_of(const std::string& serial) { return "/dev/" + name_of(serial); }
-std::string block_path_of(const std::string& serial) { return "/dev/nvme" + name_of(serial).substr(2); }
-
-// A drive's first bytes and its last, to see that nobody wrote there.
-std::string edges_of(const std::string& serial) {
-  std::ifstream file(block_path_of(serial), std::ios::binary);
-  std::string bytes(2 * mib, '\0');
-  file.read(bytes.data(), mib);
-  file.seekg(-static_cast<std::streamoff>(mib), std::ios::end);
-  file.read(bytes.data() + mib, mib);
-  return bytes;
-}
-
-struct Outcome {
-  int status = -1;
-  std::string output;
-  std::string errors;
-};
-Outcome kvpool(const std::string& arguments) {
-  Outcome outcome;
-  FILE* pipe = popen(("/usr/bin/kvpool " + arguments + " 2>/tmp/errors").c_str(), "r");
-  std::array<char, 4096> part;
-  while (size_t count = fread(part.data(), 1, part.size(), pipe)) outcome.output.append(part.data(), count);
-  outcome.status = WEXITSTATUS(pclose(pipe));
-  std::ifstream file("/tmp/errors");
-  outcome.errors.assign(std::istreambuf_iterator<char>(file), {});
-  return outcome;
-}
-
-class NvmeDrives : public testing::Test {
+class NvmeDrives : public VirtualMachine {
  protected:
-  void SetUp() override {
-    if (std::getenv("KVPOOL_TEST_NVME_SERIAL") == nullptr) GTEST_SKIP() << "runs in make test-vm";
-  }
   static Result<std::unique_ptr<NvmeDevice>> open(const std::string& serial, uint64_t size_bytes = 8 * mib) {
     return NvmeDevice::open(
         {.name = serial, .path = path_of(serial), .size_bytes = size_bytes, .queue_depth = 8});
@@ -85,8 +40,6 @@ class NvmeDrives : public testing::Test {
     return device ? "none" : device.error().message;
   }
 };
-
-#define EXPECT_HAS(text, part) EXPECT_NE(std::string(text).find(part), std::string::npos) << (text)
 
 TEST_F(NvmeDrives, SayWhatTheyAre) {
   const auto device = open("suite");
@@ -109,7 +62,9 @@ TEST_F(NvmeDrives, SayWhatTheyAre) {
 
 TEST_F(NvmeDrives, ThatHoldSomethingAreRefusedAndLeftAlone) {
   EXPECT_HAS(refusal("metadata"), "its blocks carry 8 bytes of metadata each");
-  EXPECT_HAS(refusal("ext4"), "holds data that kvpool did not write; it was left alone");
+  EXPECT_HAS(refusal("ext4"), "holds data that kvpool did not write (ext4); it was left alone");
+  EXPECT_HAS(refusal("lvm"), "holds data that kvpool did not write (LVM2_member)");
+  EXPECT_HAS(refusal("raid"), "holds data that kvpool did not write (linux_raid_member)");
   EXPECT_HAS(refusal("partitions"), "has partitions; it was left alone");
   EXPECT_HAS(refusal("middling"), "holds data that kvpool did not write");
   EXPECT_HAS(refusal("suite", 47 * mib), "has room for 46 MiB");
@@ -117,16 +72,16 @@ TEST_F(NvmeDrives, ThatHoldSomethingAreRefusedAndLeftAlone) {
 
 TEST_F(NvmeDrives, ThatTheKernelUsesAreRefused) {
   fs::create_directories("/tmp/mounted");
-  ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0) << strerror(errno);
+  ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0);
   EXPECT_HAS(refusal("ext4"), "is mounted; it was left alone");
   ASSERT_EQ(umount("/tmp/mounted"), 0);
   // Blank, and yet somebody's: whoever holds the block device for himself.
   const int held = ::open(block_path_of("suite").c_str(), O_RDWR | O_EXCL | O_CLOEXEC);
-  ASSERT_GE(held, 0) << strerror(errno);
+  ASSERT_GE(held, 0);
   EXPECT_HAS(refusal("suite"), "is in use by the kernel or another process");
   close(held);
   ASSERT_EQ(std::system(("mkswap " + block_path_of("swap") + " >/dev/null").c_str()), 0);
-  ASSERT_EQ(swapon(block_path_of("swap").c_str(), 0), 0) << strerror(errno);
+  ASSERT_EQ(swapon(block_path_of("swap").c_str(), 0), 0);
   EXPECT_HAS(refusal("swap"), "is swap space; it was left alone");
   ASSERT_EQ(swapoff(block_path_of("swap").c_str()), 0);
   EXPECT_HAS(refusal("swap"), "holds data that kvpool did not write");
@@ -185,7 +140,7 @@ TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
     ASSERT_EQ(drive["namespaces"].size(), 1U);
     drives[drive["serial"]] = drive;
   }
-  EXPECT_EQ(drives.size(), 10U);
+  EXPECT_EQ(drives.size(), 12U);
   const json& suite = drives["suite"];
   EXPECT_EQ(suite["model"], "QEMU NVMe Ctrl");
   EXPECT_EQ(suite["transport"], "pcie");

@@ -15,9 +15,11 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
@@ -39,6 +41,8 @@ DRIVES = {
     "partitions": (48, "", "", "partitions"),
     "middling": (48, "", "", "data in its middle"),
     "swap": (48, "", "", "nothing"),
+    "lvm": (48, "", "", "an LVM label"),
+    "raid": (48, "", "", "a RAID's superblock"),
 }
 # Of the drive `bad`: every read of this sector fails. It lies where nothing is read before a drive is taken.
 BAD_SECTOR = (80 * MIB + 65536) // 512
@@ -122,6 +126,35 @@ def run_bytes(*command, data, **options):
     return subprocess.run([str(part) for part in command], check=True, input=data, stdout=subprocess.PIPE, **options).stdout
 
 
+def write_at(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def lvm_label():
+    """As pvcreate writes it into the second sector (lvm2, lib/label/label.h)."""
+    body = struct.pack("<I8s32s", 32, b"LVM2 001", b"a" * 32)
+    body += bytes(512 - 20 - len(body))
+    crc = zlib.crc32(body, 0xF597A6CF ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return struct.pack("<8sQI", b"LABELONE", 1, crc) + body
+
+
+def raid_superblock(size_mib):
+    """As mdadm writes it, version 1.2 (linux/raid/md_p.h): of a mirror of two, this drive the first."""
+    sectors = size_mib * 2048
+    block = bytearray(256 + 2 * 2)
+    struct.pack_into("<IIII", block, 0, 0xA92B4EFC, 1, 0, 0)
+    block[16:32] = b"u" * 16
+    struct.pack_into("<iiQII", block, 72, 1, 0, sectors - 2048, 0, 2)
+    struct.pack_into("<QQQ", block, 128, 2048, sectors - 2048, 8)
+    struct.pack_into("<I", block, 220, 2)  # max_dev
+    struct.pack_into("<HH", block, 256, 0, 1)
+    total = sum(struct.unpack(f"<{len(block) // 4}I", block))
+    struct.pack_into("<I", block, 216, (total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF)
+    return bytes(block)
+
+
 def make_drive(path, size_mib, holds):
     with open(path, "wb") as file:
         file.truncate(size_mib * MIB)
@@ -132,7 +165,11 @@ def make_drive(path, size_mib, holds):
     if holds == "ext4":
         run(tool("mke2fs"), "-q", "-t", "ext4", "-F", path)
     if holds == "partitions":
-        run(tool("sfdisk"), "--quiet", path, input="label: gpt\n,8M\n")
+        run(tool("sfdisk"), "--quiet", path, input="label: gpt\n,16M\n,16M\n")
+    if holds == "an LVM label":
+        write_at(path, 512, lvm_label())
+    if holds == "a RAID's superblock":
+        write_at(path, 4096, raid_superblock(size_mib))
 
 
 def drive_options(folder):

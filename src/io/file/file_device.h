@@ -1,4 +1,4 @@
-// FileDevice: a preallocated pool file as a Device, by direct I/O through io_uring.
+// FileDevice: a preallocated pool file, or a block device, as a Device, by direct I/O through io_uring.
 //
 // Threads: open() and the destructor on any thread; start() and all else on the owner thread.
 // Failure: open() as PoolFile, and Errc::unsupported where io_uring is forbidden. Afterwards every request

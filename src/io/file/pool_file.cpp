@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,15 +18,20 @@
 
 #include "base/assert.h"
 #include "base/units.h"
+#include "io/block/block_use.h"
+#include "io/block/lock.h"
+#include "io/block/sysfs.h"
+#include "io/block/whole_device.h"
 
 namespace kvpool {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr uint32_t alignment_bytes_min = 4096;
 
 const char* kind_of(mode_t mode) {
   if (S_ISDIR(mode)) return "a directory";
-  if (S_ISBLK(mode)) return "a block device; a `file` device lies in a file on a file system";
   if (S_ISCHR(mode)) return "a character device";
   if (S_ISFIFO(mode)) return "a FIFO";
   return "a socket";
@@ -31,15 +39,29 @@ const char* kind_of(mode_t mode) {
 
 Status check_regular(const struct stat& about, const std::string& path) {
   if (S_ISREG(about.st_mode)) return {};
-  return fail(Errc::invalid_argument, fmt::format("{}: is {}, not a file", path, kind_of(about.st_mode)));
+  return fail(Errc::invalid_argument,
+              fmt::format("{}: is {}, neither a file nor a block device", path, kind_of(about.st_mode)));
 }
 
 Status check_parent(const std::string& path) {
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  const fs::path parent = fs::path(path).parent_path();
   std::error_code ignored;
-  if (parent.empty() || std::filesystem::is_directory(parent, ignored)) return {};
+  if (parent.empty() || fs::is_directory(parent, ignored)) return {};
   return fail(Errc::invalid_argument,
               fmt::format("{}: there is no directory {}; create it first", path, parent.string()));
+}
+
+// A device's name that is mistyped must not become a file in memory.
+Status check_new(const std::string& path) {
+  struct stat parent{};
+  struct stat devices{};
+  struct stat root{};
+  if (stat(fs::path(path).parent_path().c_str(), &parent) != 0 || stat("/dev", &devices) != 0 ||
+      stat("/", &root) != 0 || parent.st_dev != devices.st_dev || devices.st_dev == root.st_dev) {
+    return {};
+  }
+  return fail(Errc::invalid_argument,
+              fmt::format("{}: there is no such device, and a file in /dev would lie in memory", path));
 }
 
 // Reads the header of a file of at least that size. No value: shorter, or unreadable.
@@ -63,13 +85,6 @@ Result<std::optional<PoolHeader>> identify(int fd, const std::string& path) {
   if (!header) return tl::unexpected(check_pool_header(PoolHeader{}, path).error());
   if (Status ours = check_pool_header(*header, path); !ours) return tl::unexpected(ours.error());
   return header;
-}
-
-struct flock whole_file(short type) {
-  struct flock lock{};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  return lock;
 }
 
 tl::unexpected<Error> in_use(const std::string& path, const std::optional<PoolHeader>& header) {
@@ -128,17 +143,94 @@ uint32_t alignment_of(int fd) {
   return alignment_bytes_min;
 }
 
-Status write_header(int fd, const PoolHeader& header, const std::string& path) {
+Status write_header(int fd, std::span<const std::byte> header, const std::string& path) {
   ssize_t count = 0;
   do {
-    count = pwrite(fd, &header, sizeof header, 0);
+    count = pwrite(fd, header.data(), header.size(), 0);
   } while (count < 0 && errno == EINTR);
-  if (count < 0 && errno == ENOSPC) return no_space(fd, path, sizeof header);
-  if (count != static_cast<ssize_t>(sizeof header)) {
+  if (count < 0 && errno == ENOSPC) return no_space(fd, path, header.size());
+  if (count != static_cast<ssize_t>(header.size())) {
     return fail_errno(count < 0 ? errno : EIO, fmt::format("{}: its header cannot be written", path));
   }
   if (fsync(fd) != 0) return fail_errno(errno, fmt::format("{}: its header cannot be synced", path));
   return {};
+}
+
+// In sysfs; empty where it is not known there.
+fs::path folder_of(const struct stat& about) {
+  std::error_code ignored;
+  return fs::canonical(fmt::format("/sys/dev/block/{}:{}", major(about.st_rdev), minor(about.st_rdev)),
+                       ignored);
+}
+
+// Whether a pool has it: by this device, or by its NVMe namespace's character device, whose lock is another.
+bool has_pool_open(const std::string& path, const fs::path& folder) {
+  const std::string character = nvme_character_device_of(folder);
+  return is_locked(path) || (!character.empty() && is_locked(character));
+}
+
+tl::unexpected<Error> device_in_use(const std::string& path, const fs::path& folder) {
+  if (has_pool_open(path, folder)) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const auto header = fd < 0 ? std::nullopt : read_header(fd);
+    if (fd >= 0) close(fd);
+    return in_use(path, header && check_pool_header(*header, path) ? header : std::nullopt);
+  }
+  return fail(Errc::in_use, fmt::format("{}: is in use by the kernel or another process", path));
+}
+
+Status check_unused(const std::string& path, const fs::path& folder) {
+  const std::string use = kernel_use_of(folder);
+  if (use.empty()) return {};
+  return fail(Errc::not_ours, fmt::format("{}: {}; it was left alone", path, use));
+}
+
+// What no device may be, whatever it holds.
+Status check_writable(const std::string& path, const fs::path& folder) {
+  if (folder.empty()) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: is not in /sys, so it cannot be asked whether it is in use", path));
+  }
+  if (read_number(folder / "ro").value_or(1) != 0) {
+    return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
+  }
+  // A partition's queue is its disk's.
+  std::error_code ignored;
+  const fs::path disk = fs::exists(folder / "partition", ignored) ? folder.parent_path() : folder;
+  if (read_line(disk / "queue/zoned") == "none") return {};
+  return fail(Errc::unsupported, fmt::format("{}: is a zoned device; kvpool writes anywhere", path));
+}
+
+// REQUIRES: a descriptor with O_DIRECT.
+Status read_device(int fd, uint64_t offset, std::span<std::byte> bytes, const std::string& path) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t count =
+        pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return fail_errno(count < 0 ? errno : EIO, fmt::format("{}: cannot be read", path));
+    done += static_cast<size_t>(count);
+  }
+  return {};
+}
+
+Result<WholeDevice> measure_device(int fd, const std::string& path) {
+  uint64_t size_bytes = 0;
+  int block_bytes = 0;
+  if (ioctl(fd, BLKGETSIZE64, &size_bytes) != 0 || ioctl(fd, BLKSSZGET, &block_bytes) != 0) {
+    return fail_errno(errno, fmt::format("{}: does not tell its size", path));
+  }
+  constexpr int block_bytes_max = 64 << 10;
+  if (block_bytes < 512 || block_bytes > block_bytes_max) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: has blocks of {} bytes; 512 to 65536 can be used", path, block_bytes));
+  }
+  return WholeDevice{.path = path,
+                     .size_bytes = size_bytes / block_bytes * block_bytes,
+                     .block_bytes = static_cast<uint32_t>(block_bytes),
+                     .block_path = path,
+                     .read = [fd, path](uint64_t offset, std::span<std::byte> bytes) {
+                       return read_device(fd, offset, bytes, path);
+                     }};
 }
 
 }  // namespace
@@ -147,7 +239,7 @@ Result<PoolFile> PoolFile::open(const std::string& path, uint64_t size_bytes) {
   KVPOOL_ASSERT(size_bytes > 0 && size_bytes % alignment_bytes_min == 0);
   PoolFile file;
   Status done = file.acquire(path);
-  if (done) done = file.format(path, size_bytes);
+  if (done) done = file.is_device_ ? file.format_device(path, size_bytes) : file.format(path, size_bytes);
   if (done) return file;
   if (file.created_) unlink(path.c_str());
   return tl::unexpected(done.error());
@@ -158,6 +250,7 @@ PoolFile::PoolFile(PoolFile&& other) noexcept { *this = std::move(other); }
 PoolFile& PoolFile::operator=(PoolFile&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(created_, other.created_);
+  std::swap(is_device_, other.is_device_);
   std::swap(direct_, other.direct_);
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(header_, other.header_);
@@ -167,10 +260,7 @@ PoolFile& PoolFile::operator=(PoolFile&& other) noexcept {
 PoolFile::~PoolFile() {
   if (fd_ < 0) return;
   // An io_uring that knew the file may hold it a little longer than we do.
-  if (unlock_on_close_) {
-    struct flock unlock = whole_file(F_UNLCK);
-    fcntl(fd_, F_OFD_SETLK, &unlock);
-  }
+  if (unlock_on_close_) unlock_whole(fd_);
   close(fd_);
 }
 
@@ -181,14 +271,16 @@ Status PoolFile::acquire(const std::string& path) {
   struct stat about{};
   // Opening a device or a FIFO can have effects of its own.
   if (stat(path.c_str(), &about) == 0) {
+    if (S_ISBLK(about.st_mode)) return acquire_device(path, about);
     if (Status regular = check_regular(about, path); !regular) return regular;
+  } else if (Status new_file = check_new(path); !new_file) {
+    return new_file;
   }
   fd_ = open_or_create(path, created_);
   if (fd_ < 0) return fail_errno(errno, fmt::format("{}: cannot be opened", path));
   const auto before = identify(fd_, path);
   if (!before) return tl::unexpected(before.error());
-  struct flock lock = whole_file(F_WRLCK);
-  if (fcntl(fd_, F_OFD_SETLK, &lock) != 0) {
+  if (!lock_whole(fd_)) {
     if (errno != EAGAIN && errno != EACCES)
       return fail_errno(errno, fmt::format("{}: cannot be locked", path));
     created_ = false;
@@ -200,6 +292,46 @@ Status PoolFile::acquire(const std::string& path) {
   if (about.st_nlink == 0)
     return fail(Errc::system, fmt::format("{}: was deleted while it was opened", path));
   return {};
+}
+
+// Nothing is written here either. Once the device is ours alone, nobody can begin to use it.
+Status PoolFile::acquire_device(const std::string& path, const struct stat& about) {
+  const fs::path folder = folder_of(about);
+  if (Status writable = check_writable(path, folder); !writable) return writable;
+  fd_ = claim_block_device(path, O_RDWR, folder);
+  if (fd_ < 0 && errno == EBUSY) {
+    // What it is used for says more, where that can be told.
+    if (Status unused = check_unused(path, folder); !unused) return unused;
+    return device_in_use(path, folder);
+  }
+  if (fd_ < 0) {
+    return fail_errno(
+        errno, fmt::format("{}: cannot be opened (your user needs read and write access to it)", path));
+  }
+  struct stat opened{};
+  if (fstat(fd_, &opened) != 0) return fail_errno(errno, path);
+  if (!S_ISBLK(opened.st_mode) || opened.st_rdev != about.st_rdev) {
+    return fail(Errc::system, fmt::format("{}: was replaced while it was opened", path));
+  }
+  if (Status unused = check_unused(path, folder); !unused) return unused;
+  if (has_pool_open(path, folder) || !lock_whole(fd_)) return device_in_use(path, folder);
+  is_device_ = true;
+  return {};
+}
+
+Status PoolFile::format_device(const std::string& path, uint64_t size_bytes) {
+  auto device = measure_device(fd_, path);
+  if (!device) return tl::unexpected(device.error());
+  if (fcntl(fd_, F_SETFL, O_DIRECT) != 0) return fail_errno(errno, fmt::format("{}: has no O_DIRECT", path));
+  direct_ = true;
+  if (Status ours = check_contents(*device); !ours) return ours;
+  auto header = make_device_header(*device, size_bytes);
+  if (!header) return tl::unexpected(header.error());
+  header_ = *header;
+  const uint32_t unit_bytes = device->unit_bytes();
+  const Units memory = take_units(unit_bytes, unit_bytes);
+  std::memcpy(memory.get(), &header_, sizeof header_);
+  return write_header(fd_, {memory.get(), unit_bytes}, path);
 }
 
 Status PoolFile::format(const std::string& path, uint64_t size_bytes) {
@@ -215,7 +347,8 @@ Status PoolFile::format(const std::string& path, uint64_t size_bytes) {
     return fail_errno(errno, fmt::format("{}: cannot be cut", path));
   }
   header_ = make_pool_header(size_bytes, alignment_of(fd_));
-  if (Status written = write_header(fd_, header_, path); !written) return written;
+  const auto bytes = std::as_bytes(std::span(&header_, 1));
+  if (Status written = write_header(fd_, bytes, path); !written) return written;
   if (Status grown = preallocate(fd_, path, file_bytes, size_bytes); !grown) {
     // Gives back what was taken in part.
     [[maybe_unused]] const int ignored = ftruncate(fd_, sizeof header_);
@@ -230,20 +363,22 @@ Status PoolFile::format(const std::string& path, uint64_t size_bytes) {
 Result<PoolFileInfo> inspect_pool_file(const std::string& path) {
   struct stat about{};
   if (stat(path.c_str(), &about) != 0) return fail_errno(errno, fmt::format("{}: cannot be read", path));
-  if (Status regular = check_regular(about, path); !regular) return tl::unexpected(regular.error());
+  const bool is_device = S_ISBLK(about.st_mode);
+  if (Status regular = check_regular(about, path); !is_device && !regular) {
+    return tl::unexpected(regular.error());
+  }
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return fail_errno(errno, fmt::format("{}: cannot be read", path));
-  const auto header = identify(fd, path);
-  struct flock lock = whole_file(F_WRLCK);
-  const bool asked = fcntl(fd, F_OFD_GETLK, &lock) == 0;
-  close(fd);
-  if (!header) return tl::unexpected(header.error());
-  if (!*header) return fail(Errc::not_ours, fmt::format("{}: is empty", path));
   PoolFileInfo info;
-  info.header = **header;
   info.file_bytes = static_cast<uint64_t>(about.st_size);
   info.allocated_bytes = static_cast<uint64_t>(about.st_blocks) * 512;
-  info.in_use = asked && lock.l_type != F_UNLCK;
+  if (is_device && ioctl(fd, BLKGETSIZE64, &info.file_bytes) == 0) info.allocated_bytes = info.file_bytes;
+  const auto header = read_header(fd);
+  info.in_use = is_device ? has_pool_open(path, folder_of(about)) : is_locked(fd);
+  close(fd);
+  if (!header && info.file_bytes == 0) return fail(Errc::not_ours, fmt::format("{}: is empty", path));
+  info.header = header.value_or(PoolHeader{});
+  if (Status ours = check_pool_header(info.header, path); !ours) return tl::unexpected(ours.error());
   return info;
 }
 

@@ -1,10 +1,12 @@
-// A pool's file, and the rules that decide whether a file may be written at all. docs/format.md specifies
-// them.
+// A pool's file, or the block device that takes its place, and the rules that decide whether it may be
+// written at all. docs/format.md specifies them.
 //
 // Thread: any; calls block on the file system. Failure: a Result whose message names the path, what is
 // wrong and what to do. A file that is refused is left as it was.
 
 #pragma once
+
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <string>
@@ -17,9 +19,9 @@ namespace kvpool {
 // An open and locked pool file. Move-only; unlocks and closes.
 class PoolFile {
  public:
-  // Opens or creates the file, locks it, discards its contents and gives it `size_bytes` of data area. A file
-  // that this call created is removed again if it fails.
-  // REQUIRES: size_bytes > 0 and a multiple of 4096.
+  // Opens or creates the file (a device is there, or it is an error), locks it, discards its contents and
+  // gives it `size_bytes` of data area. A file that this call created is removed again if it fails. REQUIRES:
+  // size_bytes > 0 and a multiple of 4096.
   [[nodiscard]] static Result<PoolFile> open(const std::string& path, uint64_t size_bytes);
 
   PoolFile(PoolFile&& other) noexcept;
@@ -36,10 +38,13 @@ class PoolFile {
  private:
   PoolFile() = default;
   [[nodiscard]] Status acquire(const std::string& path);
+  [[nodiscard]] Status acquire_device(const std::string& path, const struct stat& about);
   [[nodiscard]] Status format(const std::string& path, uint64_t size_bytes);
+  [[nodiscard]] Status format_device(const std::string& path, uint64_t size_bytes);
 
   int fd_ = -1;
   bool created_ = false;
+  bool is_device_ = false;
   bool direct_ = false;
   bool unlock_on_close_ = true;
   PoolHeader header_;
