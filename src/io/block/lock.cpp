@@ -1,8 +1,10 @@
 #include "io/block/lock.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 
 namespace kvpool {
@@ -38,6 +40,25 @@ bool is_locked(const std::string& path) {
   const bool locked = is_locked(fd);
   close(fd);
   return locked;
+}
+
+std::optional<PoolHeader> read_pool_header(int fd) {
+  PoolHeader header;
+  ssize_t count = 0;
+  do {
+    count = pread(fd, &header, sizeof header, 0);
+  } while (count < 0 && errno == EINTR);
+  if (count != static_cast<ssize_t>(sizeof header)) return std::nullopt;
+  return header;
+}
+
+tl::unexpected<Error> pool_in_use(const std::string& path, const std::optional<PoolHeader>& header) {
+  if (!header || !check_pool_header(*header, path)) {
+    return fail(Errc::in_use, fmt::format("{}: another process is about to use it", path));
+  }
+  return fail(Errc::in_use,
+              fmt::format("{}: in use by {}; close that pool first, or give this one another path", path,
+                          owner_of(*header)));
 }
 
 }  // namespace kvpool

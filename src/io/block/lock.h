@@ -3,7 +3,11 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
+
+#include "base/result.h"
+#include "io/pool_header.h"
 
 namespace kvpool {
 
@@ -14,5 +18,11 @@ void unlock_whole(int fd);
 // Whether anybody has it, asked without taking it. False also where that cannot be asked.
 [[nodiscard]] bool is_locked(int fd);
 [[nodiscard]] bool is_locked(const std::string& path);
+
+// What stands where a header would. No value: the file is shorter, or unreadable.
+[[nodiscard]] std::optional<PoolHeader> read_pool_header(int fd);
+// The error of who met another's lock; `header`: what he found there.
+[[nodiscard]] tl::unexpected<Error> pool_in_use(const std::string& path,
+                                                const std::optional<PoolHeader>& header);
 
 }  // namespace kvpool

@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,9 +17,8 @@
 
 #include "base/assert.h"
 #include "base/units.h"
-#include "io/block/block_use.h"
+#include "io/block/block_device.h"
 #include "io/block/lock.h"
-#include "io/block/sysfs.h"
 #include "io/block/whole_device.h"
 
 namespace kvpool {
@@ -64,34 +62,16 @@ Status check_new(const std::string& path) {
               fmt::format("{}: there is no such device, and a file in /dev would lie in memory", path));
 }
 
-// Reads the header of a file of at least that size. No value: shorter, or unreadable.
-std::optional<PoolHeader> read_header(int fd) {
-  PoolHeader header;
-  ssize_t count = 0;
-  do {
-    count = pread(fd, &header, sizeof header, 0);
-  } while (count < 0 && errno == EINTR);
-  if (count != static_cast<ssize_t>(sizeof header)) return std::nullopt;
-  return header;
-}
-
 // The header of a file that is ours; nothing for an empty file; an error for somebody else's.
 Result<std::optional<PoolHeader>> identify(int fd, const std::string& path) {
   struct stat about{};
   if (fstat(fd, &about) != 0) return fail_errno(errno, path);
   if (Status regular = check_regular(about, path); !regular) return tl::unexpected(regular.error());
   if (about.st_size == 0) return std::optional<PoolHeader>{};
-  const auto header = read_header(fd);
+  const auto header = read_pool_header(fd);
   if (!header) return tl::unexpected(check_pool_header(PoolHeader{}, path).error());
   if (Status ours = check_pool_header(*header, path); !ours) return tl::unexpected(ours.error());
   return header;
-}
-
-tl::unexpected<Error> in_use(const std::string& path, const std::optional<PoolHeader>& header) {
-  if (!header) return fail(Errc::in_use, fmt::format("{}: another process is about to use it", path));
-  return fail(Errc::in_use,
-              fmt::format("{}: in use by {}; close that pool first, or give this one another path", path,
-                          owner_of(*header)));
 }
 
 // A new file is private to its user: it will hold what people wrote to a model.
@@ -156,83 +136,6 @@ Status write_header(int fd, std::span<const std::byte> header, const std::string
   return {};
 }
 
-// In sysfs; empty where it is not known there.
-fs::path folder_of(const struct stat& about) {
-  std::error_code ignored;
-  return fs::canonical(fmt::format("/sys/dev/block/{}:{}", major(about.st_rdev), minor(about.st_rdev)),
-                       ignored);
-}
-
-// Whether a pool has it: by this device, or by its NVMe namespace's character device, whose lock is another.
-bool has_pool_open(const std::string& path, const fs::path& folder) {
-  const std::string character = nvme_character_device_of(folder);
-  return is_locked(path) || (!character.empty() && is_locked(character));
-}
-
-tl::unexpected<Error> device_in_use(const std::string& path, const fs::path& folder) {
-  if (has_pool_open(path, folder)) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    const auto header = fd < 0 ? std::nullopt : read_header(fd);
-    if (fd >= 0) close(fd);
-    return in_use(path, header && check_pool_header(*header, path) ? header : std::nullopt);
-  }
-  return fail(Errc::in_use, fmt::format("{}: is in use by the kernel or another process", path));
-}
-
-Status check_unused(const std::string& path, const fs::path& folder) {
-  const std::string use = kernel_use_of(folder);
-  if (use.empty()) return {};
-  return fail(Errc::not_ours, fmt::format("{}: {}; it was left alone", path, use));
-}
-
-// What no device may be, whatever it holds.
-Status check_writable(const std::string& path, const fs::path& folder) {
-  if (folder.empty()) {
-    return fail(Errc::unsupported,
-                fmt::format("{}: is not in /sys, so it cannot be asked whether it is in use", path));
-  }
-  if (read_number(folder / "ro").value_or(1) != 0) {
-    return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
-  }
-  // A partition's queue is its disk's.
-  std::error_code ignored;
-  const fs::path disk = fs::exists(folder / "partition", ignored) ? folder.parent_path() : folder;
-  if (read_line(disk / "queue/zoned") == "none") return {};
-  return fail(Errc::unsupported, fmt::format("{}: is a zoned device; kvpool writes anywhere", path));
-}
-
-// REQUIRES: a descriptor with O_DIRECT.
-Status read_device(int fd, uint64_t offset, std::span<std::byte> bytes, const std::string& path) {
-  for (size_t done = 0; done < bytes.size();) {
-    const ssize_t count =
-        pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return fail_errno(count < 0 ? errno : EIO, fmt::format("{}: cannot be read", path));
-    done += static_cast<size_t>(count);
-  }
-  return {};
-}
-
-Result<WholeDevice> measure_device(int fd, const std::string& path) {
-  uint64_t size_bytes = 0;
-  int block_bytes = 0;
-  if (ioctl(fd, BLKGETSIZE64, &size_bytes) != 0 || ioctl(fd, BLKSSZGET, &block_bytes) != 0) {
-    return fail_errno(errno, fmt::format("{}: does not tell its size", path));
-  }
-  constexpr int block_bytes_max = 64 << 10;
-  if (block_bytes < 512 || block_bytes > block_bytes_max) {
-    return fail(Errc::unsupported,
-                fmt::format("{}: has blocks of {} bytes; 512 to 65536 can be used", path, block_bytes));
-  }
-  return WholeDevice{.path = path,
-                     .size_bytes = size_bytes / block_bytes * block_bytes,
-                     .block_bytes = static_cast<uint32_t>(block_bytes),
-                     .block_path = path,
-                     .read = [fd, path](uint64_t offset, std::span<std::byte> bytes) {
-                       return read_device(fd, offset, bytes, path);
-                     }};
-}
-
 }  // namespace
 
 Result<PoolFile> PoolFile::open(const std::string& path, uint64_t size_bytes) {
@@ -271,7 +174,7 @@ Status PoolFile::acquire(const std::string& path) {
   struct stat about{};
   // Opening a device or a FIFO can have effects of its own.
   if (stat(path.c_str(), &about) == 0) {
-    if (S_ISBLK(about.st_mode)) return acquire_device(path, about);
+    if (S_ISBLK(about.st_mode)) return acquire_device(path);
     if (Status regular = check_regular(about, path); !regular) return regular;
   } else if (Status new_file = check_new(path); !new_file) {
     return new_file;
@@ -284,7 +187,7 @@ Status PoolFile::acquire(const std::string& path) {
     if (errno != EAGAIN && errno != EACCES)
       return fail_errno(errno, fmt::format("{}: cannot be locked", path));
     created_ = false;
-    return in_use(path, *before);
+    return pool_in_use(path, *before);
   }
   const auto after = identify(fd_, path);
   if (!after) return tl::unexpected(after.error());
@@ -294,35 +197,19 @@ Status PoolFile::acquire(const std::string& path) {
   return {};
 }
 
-// Nothing is written here either. Once the device is ours alone, nobody can begin to use it.
-Status PoolFile::acquire_device(const std::string& path, const struct stat& about) {
-  const fs::path folder = folder_of(about);
-  if (Status writable = check_writable(path, folder); !writable) return writable;
-  fd_ = claim_block_device(path, O_RDWR, folder);
-  if (fd_ < 0 && errno == EBUSY) {
-    // What it is used for says more, where that can be told.
-    if (Status unused = check_unused(path, folder); !unused) return unused;
-    return device_in_use(path, folder);
-  }
-  if (fd_ < 0) {
-    return fail_errno(
-        errno, fmt::format("{}: cannot be opened (your user needs read and write access to it)", path));
-  }
-  struct stat opened{};
-  if (fstat(fd_, &opened) != 0) return fail_errno(errno, path);
-  if (!S_ISBLK(opened.st_mode) || opened.st_rdev != about.st_rdev) {
-    return fail(Errc::system, fmt::format("{}: was replaced while it was opened", path));
-  }
-  if (Status unused = check_unused(path, folder); !unused) return unused;
-  if (has_pool_open(path, folder) || !lock_whole(fd_)) return device_in_use(path, folder);
+// Nothing is written here either.
+Status PoolFile::acquire_device(const std::string& path) {
+  const auto fd = take_block_device(path, O_RDWR);
+  if (!fd) return tl::unexpected(fd.error());
+  fd_ = *fd;
   is_device_ = true;
-  return {};
+  if (lock_whole(fd_)) return {};
+  return pool_in_use(path, read_pool_header(fd_));
 }
 
 Status PoolFile::format_device(const std::string& path, uint64_t size_bytes) {
-  auto device = measure_device(fd_, path);
+  auto device = measure_block_device(fd_, path);
   if (!device) return tl::unexpected(device.error());
-  if (fcntl(fd_, F_SETFL, O_DIRECT) != 0) return fail_errno(errno, fmt::format("{}: has no O_DIRECT", path));
   direct_ = true;
   if (Status ours = check_contents(*device); !ours) return ours;
   auto header = make_device_header(*device, size_bytes);
@@ -373,8 +260,8 @@ Result<PoolFileInfo> inspect_pool_file(const std::string& path) {
   info.file_bytes = static_cast<uint64_t>(about.st_size);
   info.allocated_bytes = static_cast<uint64_t>(about.st_blocks) * 512;
   if (is_device && ioctl(fd, BLKGETSIZE64, &info.file_bytes) == 0) info.allocated_bytes = info.file_bytes;
-  const auto header = read_header(fd);
-  info.in_use = is_device ? has_pool_open(path, folder_of(about)) : is_locked(fd);
+  const auto header = read_pool_header(fd);
+  info.in_use = is_device ? is_block_pool_open(path) : is_locked(fd);
   close(fd);
   if (!header && info.file_bytes == 0) return fail(Errc::not_ours, fmt::format("{}: is empty", path));
   info.header = header.value_or(PoolHeader{});

@@ -6,8 +6,6 @@
 
 #pragma once
 
-#include <sys/stat.h>
-
 #include <cstdint>
 #include <string>
 
@@ -38,7 +36,7 @@ class PoolFile {
  private:
   PoolFile() = default;
   [[nodiscard]] Status acquire(const std::string& path);
-  [[nodiscard]] Status acquire_device(const std::string& path, const struct stat& about);
+  [[nodiscard]] Status acquire_device(const std::string& path);
   [[nodiscard]] Status format(const std::string& path, uint64_t size_bytes);
   [[nodiscard]] Status format_device(const std::string& path, uint64_t size_bytes);
 
