@@ -27,7 +27,10 @@ BOOT_SECONDS_MAX = 420
 
 # In the order in which they are loaded; those that a kernel has built in are not there.
 MODULES = """crct10dif_common crct10dif_generic crc-t10dif crc64 crc64_rocksoft_generic crc64-rocksoft t10-pi nvme-core
-nvme crc16 crc32c_generic libcrc32c mbcache jbd2 ext4""".split()
+nvme crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 irqbypass vfio_virqfd vfio vfio_iommu_type1
+vfio-pci-core""".split()
+# Those that the tests load.
+LATE_MODULES = ["vfio-pci"]
 
 # serial: (MiB, options of the namespace, options of the drive, what it holds)
 DRIVES = {
@@ -102,7 +105,7 @@ def make_initramfs(root, kernel_folder, programs, kvpool, out):
     (root / "drives").write_text(f"{len(DRIVES)}\n")
     found = {path.name.removesuffix(".ko"): path for path in (kernel_folder / "lib/modules").rglob("*.ko")}
     order = [name for name in MODULES if name in found]
-    for name in order:
+    for name in order + [name for name in LATE_MODULES if name in found]:
         shutil.copy(found[name], root / "modules")
     (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
     for program in programs:
@@ -189,15 +192,28 @@ def drive_options(folder):
     return options
 
 
+def iommu():
+    """QEMU's options and the kernel's, so that drives can be given to vfio; none where QEMU has no such device.
+
+    The kernel's own transfers pass by the emulated IOMMU: they would be slow.
+    """
+    known = run(tool("qemu-system-x86_64"), "-device", "help").stdout
+    if '"intel-iommu"' not in known:
+        print("this QEMU has no intel-iommu: what needs one is skipped")
+        return "q35,accel=tcg", [], ""
+    return "q35,accel=tcg,kernel-irqchip=split", ["-device", "intel-iommu,intremap=on"], " intel_iommu=on iommu=pt"
+
+
 def boot(kernel_folder, initramfs, drives):
+    machine_type, iommu_device, iommu_words = iommu()
     image = next((kernel_folder / "boot").glob("vmlinuz-*"))
     memory = []
     for node in range(2):
         memory += ["-object", f"memory-backend-ram,id=memory{node},size=768M",
                    "-numa", f"node,nodeid={node},cpus={node},memdev=memory{node}"]
-    command = [tool("qemu-system-x86_64"), "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1536M", *memory,
+    command = [tool("qemu-system-x86_64"), "-machine", machine_type, *iommu_device, "-cpu", "max", "-smp", "2", "-m", "1536M", *memory,
                "-nographic", "-no-reboot", "-nic", "none", "-kernel", image, "-initrd", initramfs,
-               "-append", "console=ttyS0 quiet panic=-1", *drives]
+               "-append", "console=ttyS0 quiet panic=-1" + iommu_words, *drives]
     machine = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
     try:
