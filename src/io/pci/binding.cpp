@@ -85,7 +85,7 @@ Result<NvmeDriveInfo> find_drive(const Host& host, const std::vector<NvmeDriveIn
 }
 
 // Those of its own namespaces and, with multipath, of its subsystem's; not the paths, which are hidden.
-std::vector<std::string> block_devices_of(const Host& host, const std::string& controller) {
+Result<std::vector<std::string>> block_devices_of(const Host& host, const std::string& controller) {
   std::vector<std::string> devices;
   std::error_code error;
   const fs::path its = fs::canonical(host.sys / "class/nvme" / controller, error);
@@ -97,6 +97,8 @@ std::vector<std::string> block_devices_of(const Host& host, const std::string& c
       devices.push_back((host.dev / block.path().filename()).string());
     }
   }
+  // Where none can be seen there may be some.
+  if (error) return fail_errno(error.value(), fmt::format("{}: its namespaces cannot be listed", controller));
   std::ranges::sort(devices);
   return devices;
 }
@@ -226,7 +228,11 @@ Result<std::vector<std::pair<NvmeDriveInfo, DriveBinding>>> find_drives(const Ho
                            .to = target,
                            .numa_node = drive->numa_node,
                            .iommu_group = link_name(function_of(host, drive->address) / "iommu_group")};
-      if (!drive->controller.empty()) binding.devices = block_devices_of(host, drive->controller);
+      if (!drive->controller.empty()) {
+        auto devices = block_devices_of(host, drive->controller);
+        if (!devices) return tl::unexpected(devices.error());
+        binding.devices = std::move(*devices);
+      }
       found.emplace_back(*drive, std::move(binding));
     }
   }

@@ -24,6 +24,7 @@ class Binding : public testing::Test {
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
     sys_ = folder_ / "sys";
+    fs::create_directories(sys_ / "block");
     for (const char* driver : {"nvme", "vfio-pci", "e1000e"}) fs::create_directories(driver_folder(driver));
     add_drive("0000:01:00.0", "nvme0", "nvme", "7");
     add_drive("0000:02:00.0", "", "vfio-pci", "8");
@@ -154,6 +155,8 @@ TEST_F(Binding, RefusesADriveWhoseNamespaceCannotBeRead) {
   fs::create_directories(sys_ / "block/nvme0n1");
   fs::create_directory_symlink(sys_ / "class/nvme/nvme0", sys_ / "block/nvme0n1/device");
   EXPECT_HAS(refusal("nvme0"), "dev/nvme0n1: No such file or directory");
+  fs::remove_all(sys_ / "block");
+  EXPECT_HAS(refusal("nvme0"), "nvme0: its namespaces cannot be listed");
 }
 
 TEST_F(Binding, SaysAllThatIsWrong) {
