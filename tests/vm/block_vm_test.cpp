@@ -60,6 +60,20 @@ TEST_F(BlockDrives, ThatTheKernelUsesAreRefused) {
   close(held);
 }
 
+TEST_F(BlockDrives, UnderAVolumeOfTheDeviceMapperAreRefusedAndTheVolumeIsNot) {
+  const std::string disk = block_path_of("fast");
+  const std::string make = "dmsetup create --noudevsync volume --table '0 65536 linear " + disk + " 0'";
+  ASSERT_EQ(std::system(make.c_str()), 0);
+  EXPECT_HAS(refusal(disk), "belongs to dm-0; it was left alone");
+  {
+    const auto pool = open("/dev/dm-0", 30 * mib);
+    ASSERT_TRUE(pool) << pool.error().message;
+    EXPECT_HAS(refusal("/dev/dm-0"), "in use by process ");
+  }
+  EXPECT_HAS(refusal("/dev/dm-0", 31 * mib), "has room for 30 MiB");
+  ASSERT_EQ(std::system("dmsetup remove --noudevsync volume"), 0);
+}
+
 // Two names of one drive: its own commands, and its block device.
 TEST_F(BlockDrives, BelongToOnePoolAtATime) {
   const std::string path = block_path_of("suite");

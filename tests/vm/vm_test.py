@@ -28,7 +28,7 @@ BOOT_SECONDS_MAX = 420
 # In the order in which they are loaded; those that a kernel has built in are not there.
 MODULES = """crct10dif_common crct10dif_generic crc-t10dif crc64 crc64_rocksoft_generic crc64-rocksoft t10-pi nvme-core
 nvme crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 irqbypass vfio_virqfd vfio vfio_iommu_type1
-vfio-pci-core""".split()
+vfio-pci-core dm-mod""".split()
 # Those that the tests load.
 LATE_MODULES = ["vfio-pci"]
 
@@ -110,9 +110,11 @@ def make_initramfs(root, kernel_folder, programs, kvpool, out):
     (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
     for program in programs:
         shutil.copy(program, root / "programs")
-    shutil.copy(kvpool, root / "usr/bin/kvpool")
+    tools = (kvpool, pathlib.Path(tool("dmsetup")))
+    for program in tools:
+        shutil.copy(program, root / "usr/bin")
     (root / "programs/order").write_text("".join(f"{program.name}\n" for program in programs))
-    for library in set().union(*(libraries(program) for program in (*programs, kvpool))):
+    for library in set().union(*(libraries(program) for program in (*programs, *tools))):
         target = root / library.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
@@ -232,7 +234,7 @@ def main(arguments):
     parser.add_argument("programs", nargs="+", type=pathlib.Path)
     options = parser.parse_args(arguments)
     try:
-        for name in ("qemu-system-x86_64", "cpio", "busybox", "mke2fs", "sfdisk"):
+        for name in ("qemu-system-x86_64", "cpio", "busybox", "mke2fs", "sfdisk", "dmsetup"):
             tool(name)
         kernel_folder = kernel(options.cache.resolve())
     except Skip as reason:
