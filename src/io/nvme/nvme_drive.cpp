@@ -37,6 +37,7 @@ constexpr uint32_t ioctl_bytes_max = 64U << 10;  // any controller moves that mu
 constexpr uint8_t admin_opcode_identify = 0x06;
 constexpr uint32_t identify_namespace = 0;
 constexpr uint32_t identify_controller = 1;
+constexpr uint32_t identify_controller_nvm = 6;  // for the NVM command set
 // Left alone at a drive's end: there lie backup partition tables and some RAID and file system labels.
 constexpr uint64_t tail_bytes = 1ULL << 20;
 // Read as a whole before a drive is taken to be blank; behind that, samples.
@@ -155,6 +156,7 @@ NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(namespace_id_, other.namespace_id_);
   std::swap(transfer_bytes_max_, other.transfer_bytes_max_);
+  std::swap(has_poll_queues_, other.has_poll_queues_);
   std::swap(identity_, other.identity_);
   std::swap(header_, other.header_);
   return *this;
@@ -225,6 +227,7 @@ Status NvmeDrive::take_block_device(const fs::path& block, const std::string& pa
   if (read_number(block / "ro").value_or(1) != 0) {
     return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
   }
+  has_poll_queues_ = read_number(block / "queue/io_poll") == 1;
   // Limits of the queue: the kernel refuses a passthrough command that it would have to split. A buffer may
   // lie in pages of 4 KiB, each a segment of its own.
   const uint64_t sectors_kib = read_number(block / "queue/max_hw_sectors_kb").value_or(128);
@@ -261,6 +264,26 @@ Status NvmeDrive::identify(const std::string& path) {
   if (transfer_bytes_max_ >= std::max(page_bytes, identity_.block_bytes)) return {};
   return fail(Errc::unsupported,
               fmt::format("{}: moves {} bytes at once, less than a block or a page", path, most));
+}
+
+Result<DiscardLimits> NvmeDrive::discard_limits(const std::string& path) const {
+  if (!identity_.discards) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: {} knows no Dataset Management command, so nothing can be discarded; set "
+                            "discard = false",
+                            path, identity_.model));
+  }
+  const auto page = std::make_unique<Chunk>();
+  nvme_passthru_cmd command{};
+  command.opcode = admin_opcode_identify;
+  command.cdw10 = identify_controller_nvm;
+  command.addr = reinterpret_cast<uintptr_t>(page->bytes.data());
+  command.data_len = nvme_identify_bytes;
+  // Controllers of before NVMe 2.0 refuse it; they have no such limits.
+  if (ioctl(fds_[0], NVME_IOCTL_ADMIN_CMD, &command) != 0) page->bytes.fill(std::byte{0});
+  return parse_nvme_discard_limits(
+      std::span<const std::byte, nvme_identify_bytes>(page->bytes.data(), nvme_identify_bytes),
+      identity_.block_bytes);
 }
 
 Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const {

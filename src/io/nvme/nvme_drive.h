@@ -39,6 +39,10 @@ class NvmeDrive {
   [[nodiscard]] const PoolHeader& header() const { return header_; }
   // The most that one command can move: the least of the controller's limit and the kernel's.
   [[nodiscard]] uint32_t transfer_bytes_max() const { return transfer_bytes_max_; }
+  // Of one Dataset Management command. Errc::unsupported: the drive knows none.
+  [[nodiscard]] Result<DiscardLimits> discard_limits(const std::string& path) const;
+  // Whether the kernel's driver has queues for it that are polled instead of interrupting.
+  [[nodiscard]] bool has_poll_queues() const { return has_poll_queues_; }
   // For an owner with commands under way: the kernel then drops the lock when the last of them is done.
   void leave_lock_to_kernel() { unlock_on_close_ = false; }
 
@@ -57,6 +61,7 @@ class NvmeDrive {
   bool unlock_on_close_ = true;
   uint32_t namespace_id_ = 0;
   uint32_t transfer_bytes_max_ = 0;
+  bool has_poll_queues_ = false;
   NvmeIdentity identity_;
   PoolHeader header_;
 };

@@ -68,6 +68,30 @@ TEST(NvmeIdentity, IsReadFromWhatTheDriveSays) {
   EXPECT_EQ(identity->transfer_bytes_max, UINT32_MAX);
 }
 
+TEST(NvmeIdentity, SaysWhetherAndHowMuchCanBeDiscarded) {
+  Drive drive;
+  EXPECT_FALSE(drive.parse()->discards);
+  put<uint16_t>(drive.controller, 520, 0x0c);  // write zeroes and dataset management
+  EXPECT_TRUE(drive.parse()->discards);
+  put<uint16_t>(drive.controller, 520, 0x08);
+  EXPECT_FALSE(drive.parse()->discards);
+  Page page{};
+  const DiscardLimits none = parse_nvme_discard_limits(page, 512);
+  EXPECT_EQ(none.ranges_max, 256U);
+  EXPECT_EQ(none.range_bytes_max, 1U << 30);
+  EXPECT_EQ(none.command_bytes_max, 1U << 30);
+  put<uint8_t>(page, 3, 8);
+  put<uint32_t>(page, 4, 256);
+  put<uint64_t>(page, 8, UINT64_MAX);
+  DiscardLimits limits = parse_nvme_discard_limits(page, 4096);
+  EXPECT_EQ(limits.ranges_max, 8U);
+  EXPECT_EQ(limits.range_bytes_max, 1U << 20);
+  EXPECT_EQ(limits.command_bytes_max, 1U << 30);
+  put<uint64_t>(page, 8, 1000);
+  limits = parse_nvme_discard_limits(page, 4096);
+  EXPECT_EQ(limits.command_bytes_max, 4'096'000U);
+}
+
 TEST(NvmeIdentity, FormatsThatCannotBeUsedAreRefused) {
   const auto refused = [](auto change, std::string_view part) {
     Drive drive;
@@ -114,6 +138,17 @@ TEST(NvmeCommand, NamesBlocksFromZero) {
   EXPECT_EQ(read.cdw11, 1U);
   EXPECT_EQ(read.cdw12, 15U);  // the number of blocks less one
   EXPECT_EQ(nvme_command(IoKind::write, 1, 0, 4096, 4096, buffer.data()).opcode, 1);
+}
+
+TEST(NvmeCommand, DiscardsRanges) {
+  const std::array<NvmeRange, 2> ranges = {{{.blocks = 8, .first_block = 1ULL << 33}, {.blocks = 1}}};
+  const nvme_uring_cmd command = nvme_discard_command(7, ranges);
+  EXPECT_EQ(command.opcode, 9);
+  EXPECT_EQ(command.nsid, 7U);
+  EXPECT_EQ(command.addr, reinterpret_cast<uintptr_t>(ranges.data()));
+  EXPECT_EQ(command.data_len, 32U);
+  EXPECT_EQ(command.cdw10, 1U);  // the number of ranges less one
+  EXPECT_EQ(command.cdw11, 4U);  // deallocate
 }
 
 TEST(NvmeCommand, StatusCodesAreNamed) {
