@@ -346,7 +346,9 @@ TEST_P(DeviceSuite, KeepsWhatIsWrittenOverADiscard) {
         }
       }
       while (!submit(IoKind::write, offset, part_bytes, bytes.data() + offset, part)) wait_for_event();
-      EXPECT_EQ(wait_for_one().code, Errc::ok);
+      const IoCompletion done = wait_for_one();
+      ASSERT_EQ(done.code, Errc::ok) << "round " << round << ", part " << part;
+      ASSERT_EQ(done.tag, part) << "round " << round;
     }
     std::ranges::fill(bytes, std::byte{0});
     for (uint32_t part = 0; part < parts; ++part) {

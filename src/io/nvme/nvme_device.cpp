@@ -22,12 +22,9 @@ constexpr uint32_t alignment_bytes_min = 4096;
 }  // namespace
 
 Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& options) {
-  auto drive = NvmeDrive::open(options.path, options.size_bytes);
+  auto drive = NvmeDrive::open(options.path, options.size_bytes, options.discard);
   if (!drive) return tl::unexpected(drive.error());
-  Result<DiscardLimits> limits;
-  if (options.discard) limits = drive->discard_limits(options.path);
-  if (!limits) return tl::unexpected(limits.error());
-  std::unique_ptr<NvmeDevice> device(new NvmeDevice(options, std::move(*drive), *limits));
+  std::unique_ptr<NvmeDevice> device(new NvmeDevice(options, std::move(*drive)));
   if (Status made = device->ring_.make(IORING_SETUP_SQE128 | IORING_SETUP_CQE32); !made) {
     return tl::unexpected(made.error());
   }
@@ -35,11 +32,11 @@ Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& op
 }
 
 // One request more than are asked for: the discard.
-NvmeDevice::NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive, const DiscardLimits& discard_limits)
+NvmeDevice::NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive)
     : name_(options.name),
       drive_(std::move(drive)),
-      discards_(discard_limits),
-      discarding_(std::make_unique<NvmeRange[]>(discard_limits.ranges_max)),
+      discards_(drive_.discard_limits()),
+      discarding_(std::make_unique<NvmeRange[]>(drive_.discard_limits().ranges_max)),
       ring_(options.name, options.queue_depth + (options.discard ? 1 : 0)) {
   limits_.size_bytes = drive_.header().size_bytes;
   limits_.alignment_bytes = std::max(alignment_bytes_min, drive_.identity().block_bytes);

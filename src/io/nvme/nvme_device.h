@@ -52,7 +52,7 @@ class NvmeDevice final : public Device {
   // Whether the kernel takes commands whose buffer is registered memory.
   [[nodiscard]] bool takes_registered(std::span<std::byte> page);
 
-  NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive, const DiscardLimits& discard_limits);
+  NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive);
 
   [[nodiscard]] bool prepare(const IoRequest& request, const nvme_uring_cmd& command);
   [[nodiscard]] bool wants_discard() const { return !discard_refused_ && discards_.can_send(); }

@@ -138,11 +138,12 @@ bool is_pool_open(const std::string& path) {
   return asked && lock.l_type != F_UNLCK;
 }
 
-Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) {
+Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes, bool discards) {
   KVPOOL_ASSERT(size_bytes > 0 && size_bytes % page_bytes == 0);
   NvmeDrive drive;
   Status done = drive.acquire(path);
   if (done) done = drive.identify(path);
+  if (done && discards) done = drive.identify_discards(path);
   if (done) done = drive.check_contents(path);
   if (done) done = drive.write_header(path, size_bytes);
   if (!done) return tl::unexpected(done.error());
@@ -156,8 +157,8 @@ NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(namespace_id_, other.namespace_id_);
   std::swap(transfer_bytes_max_, other.transfer_bytes_max_);
-  std::swap(has_poll_queues_, other.has_poll_queues_);
   std::swap(identity_, other.identity_);
+  std::swap(discard_limits_, other.discard_limits_);
   std::swap(header_, other.header_);
   return *this;
 }
@@ -227,7 +228,6 @@ Status NvmeDrive::take_block_device(const fs::path& block, const std::string& pa
   if (read_number(block / "ro").value_or(1) != 0) {
     return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
   }
-  has_poll_queues_ = read_number(block / "queue/io_poll") == 1;
   // Limits of the queue: the kernel refuses a passthrough command that it would have to split. A buffer may
   // lie in pages of 4 KiB, each a segment of its own.
   const uint64_t sectors_kib = read_number(block / "queue/max_hw_sectors_kb").value_or(128);
@@ -266,7 +266,7 @@ Status NvmeDrive::identify(const std::string& path) {
               fmt::format("{}: moves {} bytes at once, less than a block or a page", path, most));
 }
 
-Result<DiscardLimits> NvmeDrive::discard_limits(const std::string& path) const {
+Status NvmeDrive::identify_discards(const std::string& path) {
   if (!identity_.discards) {
     return fail(Errc::unsupported,
                 fmt::format("{}: {} knows no Dataset Management command, so nothing can be discarded; set "
@@ -281,9 +281,10 @@ Result<DiscardLimits> NvmeDrive::discard_limits(const std::string& path) const {
   command.data_len = nvme_identify_bytes;
   // Controllers of before NVMe 2.0 refuse it; they have no such limits.
   if (ioctl(fds_[0], NVME_IOCTL_ADMIN_CMD, &command) != 0) page->bytes.fill(std::byte{0});
-  return parse_nvme_discard_limits(
+  discard_limits_ = parse_nvme_discard_limits(
       std::span<const std::byte, nvme_identify_bytes>(page->bytes.data(), nvme_identify_bytes),
       identity_.block_bytes);
+  return {};
 }
 
 Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const {

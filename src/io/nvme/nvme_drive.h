@@ -23,9 +23,11 @@ namespace kvpool {
 
 class NvmeDrive {
  public:
-  // Opens and locks the namespace, discards what an earlier pool left there, and gives the data area
-  // `size_bytes`. REQUIRES: size_bytes > 0 and a multiple of 4096.
-  [[nodiscard]] static Result<NvmeDrive> open(const std::string& path, uint64_t size_bytes);
+  // Opens and locks the namespace, forgets what an earlier pool left there, and gives the data area
+  // `size_bytes`. discards: Errc::unsupported where the drive cannot. REQUIRES: size_bytes > 0 and a multiple
+  // of 4096.
+  [[nodiscard]] static Result<NvmeDrive> open(const std::string& path, uint64_t size_bytes,
+                                              bool discards = false);
 
   NvmeDrive(NvmeDrive&& other) noexcept;
   NvmeDrive& operator=(NvmeDrive&& other) noexcept;
@@ -39,10 +41,8 @@ class NvmeDrive {
   [[nodiscard]] const PoolHeader& header() const { return header_; }
   // The most that one command can move: the least of the controller's limit and the kernel's.
   [[nodiscard]] uint32_t transfer_bytes_max() const { return transfer_bytes_max_; }
-  // Of one Dataset Management command. Errc::unsupported: the drive knows none.
-  [[nodiscard]] Result<DiscardLimits> discard_limits(const std::string& path) const;
-  // Whether the kernel's driver has queues for it that are polled instead of interrupting.
-  [[nodiscard]] bool has_poll_queues() const { return has_poll_queues_; }
+  // Of one Dataset Management command, where it was opened with `discards`.
+  [[nodiscard]] const DiscardLimits& discard_limits() const { return discard_limits_; }
   // For an owner with commands under way: the kernel then drops the lock when the last of them is done.
   void leave_lock_to_kernel() { unlock_on_close_ = false; }
 
@@ -51,6 +51,7 @@ class NvmeDrive {
   [[nodiscard]] Status acquire(const std::string& path);
   [[nodiscard]] Status take_block_device(const std::filesystem::path& block, const std::string& path);
   [[nodiscard]] Status identify(const std::string& path);
+  [[nodiscard]] Status identify_discards(const std::string& path);
   [[nodiscard]] Status check_contents(const std::string& path) const;
   [[nodiscard]] Result<bool> is_blank(uint64_t from, uint64_t to, const std::string& path) const;
   [[nodiscard]] Status write_header(const std::string& path, uint64_t size_bytes);
@@ -61,8 +62,8 @@ class NvmeDrive {
   bool unlock_on_close_ = true;
   uint32_t namespace_id_ = 0;
   uint32_t transfer_bytes_max_ = 0;
-  bool has_poll_queues_ = false;
   NvmeIdentity identity_;
+  DiscardLimits discard_limits_;
   PoolHeader header_;
 };
 
