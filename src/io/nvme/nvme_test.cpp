@@ -155,6 +155,11 @@ TEST(NvmeCommand, StatusCodesAreNamed) {
   EXPECT_EQ(nvme_status_text(0x281), "NVMe status 0x281 (media: unrecovered read error)");
   EXPECT_EQ(nvme_status_text(0x4080), "NVMe status 0x080 (generic: block out of range)");
   EXPECT_EQ(nvme_status_text(0x2ff), "NVMe status 0x2ff (media)");
+  EXPECT_EQ(nvme_status_text(0x007), "NVMe status 0x007 (generic: aborted on request)");
+  EXPECT_EQ(nvme_status_text(0x082), "NVMe status 0x082 (generic: namespace not ready)");
+  // The bits above say whether to retry, and how soon.
+  EXPECT_EQ(nvme_status_text(0x1882), "NVMe status 0x082 (generic: namespace not ready)");
+  EXPECT_EQ(nvme_status_text(0x371), "NVMe status 0x371 (path: command aborted by the host)");
   EXPECT_EQ(nvme_status_text(0x7c0), "NVMe status 0x7c0 (vendor)");
 }
 
