@@ -324,6 +324,7 @@ TEST_F(NvmeDrives, MakeAPoolWithSharesByTheirSpeed) {
   EXPECT_EQ(result["hit_blocks"], 180);
   EXPECT_EQ(result["stored_blocks"], 40);
   EXPECT_EQ(result["wrong_blocks"], 0);
+  EXPECT_EQ(result["bounced_bytes"], 0) << "the drives read and write the consumer's own memory";
 }
 
 }  // namespace
