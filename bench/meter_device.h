@@ -35,6 +35,9 @@ class MeterDevice final : public Device {
   [[nodiscard]] DeviceLimits limits() const override { return below_->limits(); }
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {
+    return below_->discard(offset, length_bytes);
+  }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
   [[nodiscard]] int wait_fd() const override { return below_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override { return below_->next_event_time(); }

@@ -431,11 +431,14 @@ Result<ReplayReport> replay(Pool& pool, const Trace& trace, const ReplayOptions&
   if (!ns) return tl::unexpected(ns.error());
   auto consumer = Consumer::open(pool, "replay", options.region_bytes);
   if (!consumer) return tl::unexpected(consumer.error());
-  const uint64_t evicted_before = pool.stats().evicted_blocks;
+  const kvpool_stats before = pool.stats();
   Replayer replayer(std::move(*consumer), *ns, chained, trace, options);
   if (const Status status = replayer.open(); !status) return tl::unexpected(status.error());
   auto report = replayer.run();
-  if (report) report->evicted_blocks = pool.settled_stats().evicted_blocks - evicted_before;
+  if (!report) return report;
+  const kvpool_stats after = pool.settled_stats();
+  report->evicted_blocks = after.evicted_blocks - before.evicted_blocks;
+  report->bounced_bytes = after.bounced_bytes - before.bounced_bytes;
   return report;
 }
 

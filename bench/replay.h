@@ -49,6 +49,7 @@ struct ReplayReport {
   uint64_t stored_blocks = 0;    // not those that a request names twice, nor those that were stored already
   uint64_t rejected_blocks = 0;  // found no room
   uint64_t evicted_blocks = 0;   // by the pool's own count
+  uint64_t bounced_bytes = 0;    // the same: copied between a drive's buffer and the consumer's
   uint64_t bytes_read = 0;
   uint64_t bytes_written = 0;
   uint64_t wrong_blocks = 0;     // delivered with other bytes than were stored

@@ -57,6 +57,7 @@ nlohmann::ordered_json to_json(const ReplayReport& report) {
   json["evicted_blocks"] = report.evicted_blocks;
   json["bytes_read"] = report.bytes_read;
   json["bytes_written"] = report.bytes_written;
+  json["bounced_bytes"] = report.bounced_bytes;
   json["wrong_blocks"] = report.wrong_blocks;
   json["failed_requests"] = report.failed_requests;
   json["seconds"] = report.seconds;

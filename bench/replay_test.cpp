@@ -70,6 +70,7 @@ void expect_like(const ReplayReport& report, const ReplayReport& wanted) {
   EXPECT_EQ(report.stored_blocks, wanted.stored_blocks);
   EXPECT_EQ(report.rejected_blocks, 0);
   EXPECT_EQ(report.evicted_blocks, 0);
+  EXPECT_EQ(report.bounced_bytes, 0);
   EXPECT_TRUE(report.is_good());
 }
 
@@ -303,7 +304,7 @@ TEST(ReplayReportJson, HasTheKeysOfTheDocumentation) {
   const auto json = to_json(report);
   for (const char* key :
        {"requests", "blocks", "hit_blocks", "hit_tokens", "stored_blocks", "rejected_blocks",
-        "evicted_blocks", "bytes_read", "bytes_written", "wrong_blocks", "seconds"}) {
+        "evicted_blocks", "bytes_read", "bytes_written", "bounced_bytes", "wrong_blocks", "seconds"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   EXPECT_EQ(json["retrieve_ms_p50"], 50);

@@ -114,6 +114,8 @@ typedef struct kvpool_stats {
   uint64_t io_errors, short_ios, checksum_errors, stalled_tickets;
   uint64_t tickets_under_way, pins_held;
   double catalog_bytes_per_block; /* without checksums */
+  /* Copied between a drive's buffer and a consumer's, for want of alignment; 0 where all are aligned. */
+  uint64_t bounced_bytes;
 } kvpool_stats;
 
 typedef struct kvpool_device_stats {
@@ -125,6 +127,7 @@ typedef struct kvpool_device_stats {
   double planned_share;         /* of each block's segments, 0 to 1 */
   double read_bytes_per_second; /* by the profile */
   double write_bytes_per_second;
+  uint64_t discarded_bytes; /* that the device was advised to drop */
 } kvpool_device_stats;
 
 /* Snapshots, at most a few milliseconds old. Any thread. */

@@ -119,7 +119,8 @@ class RealDeviceSet final : public DeviceSet {
         return upcast(NvmeDevice::open({.name = wanted.name,
                                         .path = wanted.path,
                                         .size_bytes = wanted.size_bytes,
-                                        .queue_depth = wanted.queue_depth}));
+                                        .queue_depth = wanted.queue_depth,
+                                        .discard = wanted.discard}));
       case DeviceKind::file:
         break;
     }

@@ -188,7 +188,8 @@ kvpool_status kvpool_get_stats(kvpool_pool* pool, kvpool_stats* stats) {
              .stalled_tickets = counters.stalled_tickets,
              .tickets_under_way = engine.tickets_under_way(),
              .pins_held = engine.pins().held(),
-             .catalog_bytes_per_block = pool->pieces->catalog->bytes_per_block()};
+             .catalog_bytes_per_block = pool->pieces->catalog->bytes_per_block(),
+             .bounced_bytes = counters.bounced_bytes};
     });
     return kvpool::give_struct(all, stats) ? KVPOOL_OK : KVPOOL_INVALID_ARGUMENT;
   });
@@ -221,6 +222,7 @@ kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device, kvpool
       all.planned_share = engine.placement().shares()[device];
       all.read_bytes_per_second = profile.read_bytes_per_second;
       all.write_bytes_per_second = profile.write_bytes_per_second;
+      all.discarded_bytes = counters.discarded_bytes;
     });
     return kvpool::give_struct(all, stats) ? KVPOOL_OK : KVPOOL_INVALID_ARGUMENT;
   });

@@ -54,6 +54,30 @@ TEST_F(Pool, GivesBackWhatWasStored) {
   EXPECT_EQ(all.tickets_under_way, 0U);
 }
 
+// With its checksums looked at. A drive reads into, and writes from, the consumer's own memory where that is
+// aligned, and so is the segment; else the bytes pass through staging.
+TEST_F(PoolTest, CopiesNothingOnItsWayToAndFromAFile) {
+  open(toml({"file"}));
+  const Shape whole = make({.name = "whole pages", .segment_bytes = {4096, 16384}});
+  const Shape odd = make({.name = "odd", .segment_bytes = {4096, 100}});
+  Client client(pool_);
+  const auto move = [&](const Shape& shape, uint32_t misalign_bytes) {
+    client.reuse();
+    const uint64_t before = stats().bounced_bytes;
+    const Batch batch =
+        client.batch(shape, {.first_key = 1 + misalign_bytes, .blocks = 5, .misalign_bytes = misalign_bytes});
+    batch.fill();
+    EXPECT_EQ(client.run(kvpool_store, Client::request(shape, batch)).status(), KVPOOL_OK);
+    batch.clear();
+    EXPECT_EQ(client.run(kvpool_retrieve, Client::request(shape, batch)).status(), KVPOOL_OK);
+    EXPECT_TRUE(batch.holds(5));
+    return stats().bounced_bytes - before;
+  };
+  EXPECT_EQ(move(whole, 0), 0U);
+  EXPECT_EQ(move(whole, 8), 2 * 5 * whole.block_bytes());
+  EXPECT_EQ(move(odd, 0), 2U * 5 * 100);
+}
+
 TEST_F(Pool, AChainEndsWhereItWasNotStored) {
   const Shape shape = make({});
   Client client(pool_);

@@ -108,6 +108,8 @@ void Catalog::drop_second(BlockId block) {
   impl_->drop_second(block);
 }
 
+RangeSet& Catalog::freed(DeviceId device) { return impl_->freed(device); }
+
 CatalogUsage Catalog::usage() const { return impl_->usage(); }
 const CatalogCounters& Catalog::counters() const { return impl_->count(); }
 double Catalog::bytes_per_block() const { return impl_->bytes_per_block(); }

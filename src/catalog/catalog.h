@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/range_set.h"
 #include "base/result.h"
 #include "layout/geometry.h"
 #include "layout/placement.h"
@@ -33,6 +34,7 @@ struct CatalogDevice {
   uint32_t alignment_bytes =
       4096;  // of extents' offsets and lengths; a multiple of 4096 is assumed to pack well
   bool storage = false;
+  bool keeps_freed = false;  // Catalog::freed() is kept
 };
 
 struct CatalogOptions {
@@ -141,6 +143,10 @@ class Catalog {
   void publish_second(BlockId block);
   void abandon_second(BlockId block);  // REQUIRES: reserved, not published
   void drop_second(BlockId block);
+
+  // Of a device with keeps_freed: what was freed and is not in use again, until the caller takes it out.
+  // Nobody touches it: a block's extents are freed when its pins are zero.
+  [[nodiscard]] RangeSet& freed(DeviceId device);
 
   [[nodiscard]] CatalogUsage usage() const;
   [[nodiscard]] const CatalogCounters& counters() const;

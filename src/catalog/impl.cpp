@@ -31,7 +31,8 @@ Status Catalog::Impl::open(const CatalogOptions& wanted) {
   }
   for (const CatalogDevice& device : options.devices) {
     Space& space = spaces.emplace_back();
-    if (Status opened = space.open(device.size_bytes, device.alignment_bytes); !opened) return opened;
+    if (Status opened = space.open(device.size_bytes, device.alignment_bytes, device.keeps_freed); !opened)
+      return opened;
   }
   if (options.residences_max == 2) {
     if (Status s = seconds.open(options.blocks_max, options.segments_max); !s) return s;

@@ -39,6 +39,7 @@ class Catalog::Impl {
   void drop_second(BlockId block);
 
   void places(BlockId block, uint32_t residence, std::span<Place> out) const;
+  [[nodiscard]] RangeSet& freed(DeviceId device) { return spaces[device.value].freed(); }
   [[nodiscard]] CatalogUsage usage() const;
   [[nodiscard]] const CatalogCounters& count();
   [[nodiscard]] double bytes_per_block() const;

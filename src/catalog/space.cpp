@@ -16,6 +16,7 @@ constexpr uint64_t slots_wanted = 24;
 constexpr uint32_t slabs_tried_max = 4;
 // How many numbers of slabs choose_slab_granules() compares.
 constexpr uint64_t choices_max = 64;
+constexpr size_t freed_ranges_max = 1024;
 
 bool is_used(const uint64_t* bits, uint32_t i) { return ((bits[i / 64] >> (i % 64)) & 1) != 0; }
 
@@ -31,12 +32,14 @@ uint32_t find_bit(const uint64_t* bits, uint32_t from, uint32_t end, bool value)
 
 }  // namespace
 
-Status Space::open(uint64_t size_bytes, uint32_t alignment_bytes) {
+Status Space::open(uint64_t size_bytes, uint32_t alignment_bytes, bool keeps_freed) {
   if (!std::has_single_bit(alignment_bytes)) {
     return fail(Errc::invalid_argument,
                 fmt::format("a device's alignment must be a power of two, not {}", alignment_bytes));
   }
   size_bytes_ = size_bytes;
+  keeps_freed_ = keeps_freed;
+  if (keeps_freed) freed_ = RangeSet(freed_ranges_max);
   granule_bytes_ = std::max(alignment_bytes, granule_bytes_min);
   while (size_bytes / granule_bytes_ >= none) granule_bytes_ *= 2;
   granules_ = size_bytes / granule_bytes_;
@@ -176,7 +179,10 @@ Slots Space::take(SizeClass c, uint32_t wanted) {
   size_class.free -= best.count;
   used_granules_ += uint64_t{best.count} * size_class.slot;
   if (slab.used == size_class.per_slab) unlink(size_class.partial, best.slab);
-  return {.granule = best.slab * slab_granules_ + best.first * size_class.slot, .count = best.count};
+  const Slots taken{.granule = best.slab * slab_granules_ + best.first * size_class.slot,
+                    .count = best.count};
+  if (keeps_freed_) freed_.cut(range_of(taken, size_class));
+  return taken;
 }
 
 void Space::give(Slots slots) {
@@ -189,6 +195,7 @@ void Space::give(Slots slots) {
     KVPOOL_ASSERT(is_used(bits, i));
     bits[i / 64] &= ~(1ULL << (i % 64));
   }
+  if (keeps_freed_) freed_.add(range_of(slots, size_class));
   if (slab.used == size_class.per_slab) push(size_class.partial, number);
   slab.used -= slots.count;
   slab.hint = std::min(slab.hint, first);

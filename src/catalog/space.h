@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/ids.h"
+#include "base/range_set.h"
 #include "catalog/array.h"
 #include "catalog/blocks.h"
 
@@ -43,7 +44,8 @@ struct Slab {
 
 class Space {
  public:
-  [[nodiscard]] Status open(uint64_t size_bytes, uint32_t alignment_bytes);
+  // keeps_freed: freed() is kept.
+  [[nodiscard]] Status open(uint64_t size_bytes, uint32_t alignment_bytes, bool keeps_freed = false);
   // Classes are numbered in the order in which they are added. One that is larger than a slab gets no slots.
   [[nodiscard]] Status add_class(uint64_t bytes);
 
@@ -69,6 +71,9 @@ class Space {
   // REQUIRES: a free slot of the class, or an empty slab and slots_per_slab(c) > 0.
   [[nodiscard]] Slots take(SizeClass c, uint32_t wanted);
   void give(Slots slots);
+
+  // What was given back and not taken again, until its reader takes it out.
+  [[nodiscard]] RangeSet& freed() { return freed_; }
 
   [[nodiscard]] uint32_t slab_of(uint32_t granule) const { return granule / slab_granules_; }
   [[nodiscard]] Slab& slab(uint32_t number) { return slabs_[number]; }
@@ -102,11 +107,16 @@ class Space {
   [[nodiscard]] Found longest_free(uint32_t number, uint32_t wanted);
   void push(uint32_t& head, uint32_t number);
   void unlink(uint32_t& head, uint32_t number);
+  [[nodiscard]] ByteRange range_of(Slots slots, const Class& size_class) const {
+    return {offset(slots.granule).value, uint64_t{slots.count} * size_class.slot * granule_bytes_};
+  }
   void check_slab(uint32_t number) const;
 
   std::vector<Class> classes_;
   std::vector<Slab> slabs_;
   HugeArray<uint64_t> bits_;
+  RangeSet freed_{0};
+  bool keeps_freed_ = false;
   uint64_t size_bytes_ = 0;
   uint64_t granule_bytes_ = granule_bytes_min;
   uint64_t granules_ = 0;

@@ -87,6 +87,22 @@ TEST(Space, AClassThatIsAddedLaterKeepsTheSlabs) {
   EXPECT_EQ(space.slots_per_slab(SizeClass(2)), 0);
 }
 
+TEST(Space, KnowsWhatWasFreedAndIsNotInUseAgain) {
+  Space space;
+  ASSERT_TRUE(space.open(64 * MiB, 4096, /*keeps_freed=*/true).has_value());
+  ASSERT_TRUE(space.add_class(1 * MiB).has_value());
+  const SizeClass c(0);
+  const Slots a = space.take(c, 2);
+  const Slots b = space.take(c, 2);
+  EXPECT_TRUE(space.freed().empty());
+  space.give(b);
+  space.give(a);
+  ASSERT_EQ(space.freed().ranges().size(), 1U);
+  EXPECT_EQ(space.freed().ranges()[0], (ByteRange{space.offset(a.granule).value, 4 * MiB}));
+  EXPECT_EQ(space.take(c, 1).granule, a.granule);
+  EXPECT_EQ(space.freed().ranges()[0], (ByteRange{space.offset(a.granule).value + MiB, 3 * MiB}));
+}
+
 TEST(Space, RefusesWhatCannotBe) {
   Space space;
   EXPECT_EQ(space.open(1 * MiB, 3).error().code, Errc::invalid_argument);

@@ -32,6 +32,7 @@ struct DeviceConfig {
   int numa_node = -1;         // memory: -1 is the process's own policy
   std::string path;           // file, or block device; nvme: /dev/ngXnY
   uint32_t queue_depth = 32;  // requests in flight
+  bool discard = false;       // nvme: freed space is deallocated on the drive
   std::optional<uint64_t> limit_read_bytes_per_second;
   std::optional<uint64_t> limit_write_bytes_per_second;
   // sim and null

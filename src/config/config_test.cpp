@@ -366,6 +366,10 @@ TEST(ParseDevice, HasTheKeysOfATable) {
   EXPECT_EQ(drive->kind, DeviceKind::nvme);
   EXPECT_EQ(drive->path, "/dev/ng0n1");
   EXPECT_EQ(drive->queue_depth, 32);
+  EXPECT_FALSE(drive->discard);
+  const auto discarding = parse_device("nvme,path=/dev/ng0n1,size=4GiB,discard=true");
+  ASSERT_TRUE(discarding) << discarding.error().message;
+  EXPECT_TRUE(discarding->discard);
   const auto memory = parse_device("memory,size=2GiB,numa_node=-1");
   ASSERT_TRUE(memory) << memory.error().message;
   EXPECT_EQ(memory->name, "");
@@ -387,6 +391,10 @@ TEST(ParseDevice, SaysWhatIsWrong) {
       {"file,size=2GiB", "--device 'file,size=2GiB': key 'path': it is missing"},
       {"null,size=2GiB,queue_depth=x",
        "--device 'null,size=2GiB,queue_depth=x': key 'queue_depth': 'x' is not"},
+      {"file,size=2GiB,path=a,discard=true",
+       "--device 'file,size=2GiB,path=a,discard=true': key 'discard': a file device has no such"},
+      {"nvme,size=2GiB,path=a,discard=yes",
+       "--device 'nvme,size=2GiB,path=a,discard=yes': key 'discard': 'yes' is not true or false"},
       {"null,size=2GiB,queue=1", "--device 'null,size=2GiB,queue=1': key 'queue': unknown key"},
       {"null,size=2GiB,limit_read=5",
        "--device 'null,size=2GiB,limit_read=5': key 'limit_read': '5' is not a"},

@@ -90,13 +90,26 @@ std::string get_rate(const DeviceConfig& device) {
   return toml_rate(static_cast<uint64_t>(std::llround(device.*member)));
 }
 
+template <auto member>
+std::string set_flag(DeviceConfig& device, const Value& value) {
+  const auto read = read_flag(value);
+  if (!read) return read.error();
+  device.*member = *read;
+  return {};
+}
+
+template <auto member>
+std::string get_flag(const DeviceConfig& device) {
+  return device.*member ? "true" : "false";
+}
+
 constexpr uint8_t memory = kind_bit(DeviceKind::memory);
 constexpr uint8_t storage = kind_bit(DeviceKind::file) | kind_bit(DeviceKind::nvme);
 constexpr uint8_t simulated = kind_bit(DeviceKind::null) | kind_bit(DeviceKind::sim);
 constexpr std::string_view rate_allowed = "a rate such as \"600MB/s\", above 0, at most 1000000GB/s";
 
 using D = DeviceConfig;
-constexpr std::array<Key<D>, 11> device_key_list = {{
+constexpr std::array<Key<D>, 12> device_key_list = {{
     {"kind", kinds_allowed, set_kind, nullptr, [](const D& d) { return toml_text(to_string(d.kind)); }},
     {"name", "1 to 63 of the characters A-Z a-z 0-9 . _ -, unique", set_text<&D::name>, check_name,
      get_text<&D::name>},
@@ -110,6 +123,8 @@ constexpr std::array<Key<D>, 11> device_key_list = {{
     {"queue_depth", "a whole number from 1 to 1024", set_number<&D::queue_depth>,
      check_range<&D::queue_depth, 1, 1024>, get_number<&D::queue_depth>,
      static_cast<uint8_t>(storage | simulated)},
+    {"discard", "true, false", set_flag<&D::discard>, nullptr, get_flag<&D::discard>,
+     kind_bit(DeviceKind::nvme)},
     {"limit_read", rate_allowed, set_rate<&D::limit_read_bytes_per_second>,
      check_limit<&D::limit_read_bytes_per_second>, get_limit<&D::limit_read_bytes_per_second>},
     {"limit_write", rate_allowed, set_rate<&D::limit_write_bytes_per_second>,

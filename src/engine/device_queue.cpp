@@ -227,6 +227,20 @@ PartHandle DeviceQueue::account(const IoCompletion& completion) {
   return handle;
 }
 
+bool DeviceQueue::discard(RangeSet& freed) {
+  counters_.discards_dropped_bytes = freed.dropped_bytes();
+  if (freed.empty() || (queued_bytes() > 0 && !freed.is_half_full())) return false;
+  bool took = false;
+  while (!freed.empty()) {
+    const ByteRange last = freed.ranges().back();
+    if (!device_->discard(ByteOffset(last.offset), last.length_bytes)) break;
+    counters_.discarded_bytes += last.length_bytes;
+    (void)freed.take_last(last.length_bytes);
+    took = true;
+  }
+  return took;
+}
+
 void DeviceQueue::finish(PartHandle handle, Nanos now) {
   Part& part = table_->part(handle);
   const uint32_t bytes = aligned(table_->position(handle).bytes);

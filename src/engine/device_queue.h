@@ -20,6 +20,7 @@
 #include <span>
 #include <vector>
 
+#include "base/range_set.h"
 #include "engine/staging.h"
 #include "engine/ticket.h"
 #include "io/device.h"
@@ -37,7 +38,9 @@ struct DeviceCounters {
   uint64_t reads = 0;
   uint64_t writes = 0;
   uint64_t errors = 0;
-  Nanos busy{0};  // with at least one part issued
+  Nanos busy{0};                        // with at least one part issued
+  uint64_t discarded_bytes = 0;         // that the device was advised to drop
+  uint64_t discards_dropped_bytes = 0;  // of which it was never told, for want of room in a list
 };
 
 class DeviceQueue {
@@ -80,6 +83,10 @@ class DeviceQueue {
     }
     return count > 0;
   }
+  // Advises the device of what was freed, when it has nothing else to do or much has gathered: a discard
+  // costs time of which a request near it may have to wait. What it takes is taken out. False: it took
+  // nothing.
+  bool discard(RangeSet& freed);
   // The part is home: nothing of this device's holds it any more. Gives its staging back.
   void finish(PartHandle handle, Nanos now);
 

@@ -27,6 +27,7 @@ std::vector<CatalogDevice> Engine::catalog_devices(std::span<Device* const> devi
   for (const Device* each : devices) {
     device.size_bytes = each->limits().size_bytes;
     device.storage = each->limits().storage;
+    device.keeps_freed = each->limits().discards;
     all.push_back(device);
   }
   return all;
@@ -70,7 +71,10 @@ bool Engine::step() {
       worked |= reserve_more(ticket);
     }
   }
-  for (DeviceQueue& queue : queues_) worked |= pump(queue);
+  for (DeviceQueue& queue : queues_) {
+    if (queue.limits().discards) worked |= queue.discard(catalog_.freed(queue.id()));
+    worked |= pump(queue);
+  }
   if (now_ >= next_look_) {
     worked |= expire();
     watch();

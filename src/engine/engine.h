@@ -43,6 +43,7 @@ struct EngineCounters {
   uint64_t short_ios = 0;
   uint64_t checksum_errors = 0;
   uint64_t stalled_tickets = 0;  // named by the watchdog
+  uint64_t bounced_bytes = 0;    // copied between a drive's buffer and a consumer's: 0 where those are one
 };
 
 class Engine {

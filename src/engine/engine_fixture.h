@@ -28,6 +28,9 @@ class NotingDevice final : public Device {
     if (taken) kinds.push_back(request.kind);
     return taken;
   }
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {
+    return lower_.discard(offset, length_bytes);
+  }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override { return lower_.poll(out); }
   [[nodiscard]] Nanos next_event_time() const override { return lower_.next_event_time(); }
 

@@ -166,6 +166,69 @@ TEST_F(EngineTest, AfterACutTheWindowsOfTheBlockThatIsNowTheLastAreLoaded) {
   EXPECT_NE(catalog->find(NamespaceId(0), key(0, 2)), no_block);
 }
 
+SimDeviceOptions discarding_drive() {
+  SimDeviceOptions options = drive();
+  options.discards = true;
+  return options;
+}
+
+// Whether nothing of the drive's bytes is what the store wrote there.
+bool holds_none(std::span<const std::byte> media, std::byte payload) {
+  constexpr size_t unit = 4096;
+  for (size_t at = 0; at < media.size(); at += unit) {
+    if (std::ranges::all_of(media.subspan(at, unit), [&](std::byte b) { return b == payload; })) return false;
+  }
+  return true;
+}
+
+TEST_F(EngineTest, WhatIsDeletedIsDiscardedOnceNobodyReadsIt) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {discarding_drive()}, .shares = {1}}, uniform(2)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 4));
+  ASSERT_NO_FATAL_FAILURE(store(1, 4));
+  const PinId held = pin(0, 4);
+  EXPECT_EQ(finish(send(message(Op::remove, 0, 4))).code, Errc::ok);
+  for (int i = 0; i < 100; ++i) {
+    step();
+    clock.advance_to(clock.now() + microseconds(100));
+  }
+  EXPECT_EQ(engine->device_counters(DeviceId(0)).discarded_bytes, 0U) << "it is still pinned";
+  EXPECT_FALSE(holds_none(media[0]->bytes(), payload(0, 0, 0)));
+  Submission unpin;
+  unpin.op = Op::unpin;
+  unpin.pin = held;
+  EXPECT_EQ(finish(send(unpin)).code, Errc::ok);
+  for (int i = 0; i < 100; ++i) {
+    step();
+    clock.advance_to(clock.now() + microseconds(100));
+  }
+  EXPECT_EQ(engine->device_counters(DeviceId(0)).discarded_bytes, 4U * 2 * segment_bytes);
+  EXPECT_EQ(engine->device_counters(DeviceId(0)).discards_dropped_bytes, 0U);
+  for (uint32_t block = 0; block < 4; ++block) {
+    EXPECT_TRUE(holds_none(media[0]->bytes(), payload(0, block, 0)));
+    EXPECT_TRUE(holds_none(media[0]->bytes(), payload(0, block, 1)));
+  }
+  wipe();
+  EXPECT_EQ(finish(send(message(Op::retrieve, 1, 4))).blocks, 4);
+  EXPECT_TRUE(is_right(1, 3, 1));
+}
+
+// A write to what the drive is discarding waits for it, and then holds.
+TEST_F(EngineTest, WhatIsWrittenOverADiscardHolds) {
+  SimDeviceOptions slow = discarding_drive();
+  slow.discard_latency = milliseconds(5);
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {slow}, .shares = {1}}, uniform(2)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 4));
+  EXPECT_EQ(finish(send(message(Op::remove, 0, 4))).code, Errc::ok);
+  for (int i = 0; i < 3; ++i) (void)engine->step();
+  ASSERT_GT(engine->device_counters(DeviceId(0)).discarded_bytes, 0U);
+  const Nanos begin = clock.now();
+  ASSERT_NO_FATAL_FAILURE(store(1, 4));
+  EXPECT_GE(clock.now() - begin, milliseconds(4)) << "it was to be held back";
+  wipe();
+  EXPECT_EQ(finish(send(message(Op::retrieve, 1, 4))).blocks, 4);
+  for (uint32_t block = 0; block < 4; ++block) EXPECT_TRUE(is_right(1, block, 0) && is_right(1, block, 1));
+}
+
 TEST_F(EngineTest, AStageWhoseDriveFailsKeepsWhatCameBeforeAndGivesTheRestBack) {
   ASSERT_NO_FATAL_FAILURE(open({.devices = {host_memory(), drive()}, .shares = {0.25, 0.75}}, uniform(4)));
   ASSERT_NO_FATAL_FAILURE(store(0, 6));

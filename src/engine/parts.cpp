@@ -261,6 +261,7 @@ bool Engine::flush_transfers() {
     table_.pop(queue->to_transfer);
     ++transferring_;
     transferring_bytes_ += job.length_bytes;
+    if (job.destination != nullptr && !queue->limits().in_place) counters_.bounced_bytes += job.length_bytes;
     worked = true;
   }
   return worked;

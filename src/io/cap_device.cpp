@@ -49,14 +49,16 @@ CapDevice::CapDevice(std::unique_ptr<Device> lower, const CapOptions& options, c
       clock_(clock),
       limits_(lower_->limits()),
       reads_{TokenBucket(options.read_bytes_per_second, clock.now()),
-             BoundedQueue<IoRequest>(limits_.queue_depth_max)},
+             BoundedQueue<IoRequest>(limits_.queue_depth_max), false},
       writes_{TokenBucket(options.write_bytes_per_second, clock.now()),
-              BoundedQueue<IoRequest>(limits_.queue_depth_max)} {}
+              BoundedQueue<IoRequest>(limits_.queue_depth_max), false} {}
 
-// The lower device never refuses, as no more than it takes are under way; should it do so yet, the tokens
-// must not be gone.
+// No more than the lower device takes are under way, but it refuses a write to what it is discarding; the
+// tokens must not be gone then.
 bool CapDevice::pass(Lane& lane, const IoRequest& request, Nanos now) {
-  if (lane.bucket.ready_at(request.length_bytes, now) > now || !lower_->submit(request)) return false;
+  if (lane.bucket.ready_at(request.length_bytes, now) > now) return false;
+  lane.refused = !lower_->submit(request);
+  if (lane.refused) return false;
   const bool taken = lane.bucket.take(request.length_bytes, now);
   KVPOOL_ASSERT(taken);
   return true;
@@ -83,6 +85,9 @@ size_t CapDevice::poll(std::span<IoCompletion> out) {
     release(writes_, now);
   }
   const size_t count = lower_->poll(out);
+  for (Lane* lane : {&reads_, &writes_}) {
+    if (lane->refused) release(*lane, clock_.now());
+  }
   under_way_ -= static_cast<uint32_t>(count);
   return count;
 }
@@ -92,7 +97,7 @@ Nanos CapDevice::next_event_time() const {
   if (reads_.held.empty() && writes_.held.empty()) return next;
   const Nanos now = clock_.now();
   for (const Lane* lane : {&reads_, &writes_}) {
-    if (lane->held.empty()) continue;
+    if (lane->held.empty() || lane->refused) continue;
     next = std::min(next, lane->bucket.ready_at(lane->held.front().length_bytes, now));
   }
   return next;

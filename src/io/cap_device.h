@@ -58,6 +58,9 @@ class CapDevice final : public Device {
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
   Status start(std::span<const std::span<std::byte>> regions) override { return lower_->start(regions); }
   [[nodiscard]] bool submit(const IoRequest& request) override;
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {
+    return lower_->discard(offset, length_bytes);
+  }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
   [[nodiscard]] int wait_fd() const override { return lower_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override;
@@ -66,6 +69,7 @@ class CapDevice final : public Device {
   struct Lane {
     TokenBucket bucket;
     BoundedQueue<IoRequest> held;
+    bool refused = false;  // the first of `held`, by the lower device: that says when to try again
   };
 
   [[nodiscard]] bool pass(Lane& lane, const IoRequest& request, Nanos now);

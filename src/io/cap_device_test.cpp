@@ -130,6 +130,20 @@ TEST(CapDevice, TakesNoMoreThanTheLowerDevice) {
   EXPECT_EQ(capped.poll(), 4U);
 }
 
+TEST(CapDevice, TriesAgainWhenTheLowerDeviceIsDoneDiscarding) {
+  Capped capped({.write_bytes_per_second = rate}, true);
+  capped.clock.advance_to(milliseconds(10));
+  ASSERT_TRUE(capped.cap->discard(ByteOffset(4096), 8192));
+  EXPECT_EQ(capped.lower->discarded, (std::vector<ByteRange>{{4096, 8192}}));
+  capped.lower->refuse_writes();
+  ASSERT_TRUE(capped.cap->submit(request_of(IoKind::write, 4096, 1)));
+  EXPECT_EQ(capped.lower->submitted(), 0U);
+  EXPECT_EQ(capped.cap->next_event_time(), never) << "the lower device says when";
+  EXPECT_EQ(capped.poll(), 0U);
+  EXPECT_EQ(capped.lower->submitted(), 1U);
+  EXPECT_EQ(capped.poll(), 1U);
+}
+
 TEST(CapDevice, DeliversItsRateAndNoMore) {
   // 1 MiB requests, deep queues, stepping from event to event: 600 MB/s for half a second.
   constexpr uint64_t high_rate = 600'000'000;

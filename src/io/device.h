@@ -30,6 +30,7 @@ struct DeviceLimits {
   uint32_t queue_depth_max = 0;     // requests in flight
   bool in_place = false;            // completions carry addresses; requests need no buffer
   bool storage = false;             // survives the process
+  bool discards = false;            // takes discard()
   bool keeps_bytes = true;          // false: what is read is not what was written, so it cannot be verified
 };
 
@@ -65,10 +66,18 @@ class Device {
   // will lie, for devices that register memory. May allocate and take milliseconds.
   virtual Status start(std::span<const std::span<std::byte>> /*regions*/) { return {}; }
 
-  // Takes the request, or returns false when the device is full: poll, then try again.
+  // Takes the request, or returns false when the device is full, or busy with the discard of what is to be
+  // written: poll, then try again.
   [[nodiscard]] virtual bool submit(const IoRequest& request) = 0;
 
-  // Sends what submit() has gathered, as one batch, and fills `out` with completions; returns how many.
+  // Advice: nobody will read what lies there any more. The device drops it when it likes, but not what a
+  // later submit() writes there. False: not now; the advice may be given again later. REQUIRES:
+  // limits().discards; offset and length are multiples of alignment_bytes; no request that touches the range
+  // is under way.
+  [[nodiscard]] virtual bool discard(ByteOffset /*offset*/, uint64_t /*length_bytes*/) { return false; }
+
+  // Sends what submit() and discard() have gathered, as one batch, and fills `out` with completions; returns
+  // how many.
   [[nodiscard]] virtual size_t poll(std::span<IoCompletion> out) = 0;
 
   // Readable when poll() may find a completion; -1 if next_event_time() alone says when.

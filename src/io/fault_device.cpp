@@ -76,7 +76,8 @@ bool FaultDevice::send(uint32_t slot) {
 bool FaultDevice::submit(const IoRequest& request) {
   if (free_slots_.empty()) return false;
   const uint32_t slot = free_slots_.front();
-  Fault fault = draw(request.kind);
+  Fault fault = pending_ ? *pending_ : draw(request.kind);
+  pending_.reset();
   if (fault == Fault::corrupt && request.kind == IoKind::write) fault = Fault::none;
   slots_[slot] = {request, fault};
   bool accepted = false;
@@ -87,21 +88,32 @@ bool FaultDevice::submit(const IoRequest& request) {
   } else {
     accepted = send(slot);
   }
-  // There are as many slots as the lower device takes requests.
-  KVPOOL_ASSERT(accepted);
+  // There are as many slots as the lower device takes requests, but it refuses a write to what it discards.
+  if (!accepted) {
+    pending_ = fault;
+    return false;
+  }
   (void)free_slots_.pop();
   ++counts_[static_cast<size_t>(fault)];
   return true;
 }
 
 void FaultDevice::send_delayed(Nanos now) {
-  while (!late_.empty() && late_.front().at <= now && send(late_.front().slot)) (void)late_.pop();
-  while (!unstuck_.empty() && send(unstuck_.front())) (void)unstuck_.pop();
+  refused_ = false;
+  while (!late_.empty() && late_.front().at <= now && !refused_) {
+    refused_ = !send(late_.front().slot);
+    if (!refused_) (void)late_.pop();
+  }
+  while (!unstuck_.empty() && !refused_) {
+    refused_ = !send(unstuck_.front());
+    if (!refused_) (void)unstuck_.pop();
+  }
 }
 
 size_t FaultDevice::poll(std::span<IoCompletion> out) {
   send_delayed(clock_.now());
   const size_t count = lower_->poll(out);
+  if (refused_) send_delayed(clock_.now());
   for (size_t i = 0; i < count; ++i) out[i] = finish(out[i]);
   return count;
 }
@@ -143,6 +155,7 @@ void FaultDevice::corrupt(const Slot& slot, IoCompletion& completion) {
 
 Nanos FaultDevice::next_event_time() const {
   Nanos next = lower_->next_event_time();
+  if (refused_) return next;
   if (!late_.empty()) next = std::min(next, late_.front().at);
   if (!unstuck_.empty()) next = std::min(next, clock_.now());
   return next;

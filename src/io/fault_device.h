@@ -17,6 +17,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/clock.h"
@@ -61,6 +62,9 @@ class FaultDevice final : public Device {
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
   Status start(std::span<const std::span<std::byte>> regions) override { return lower_->start(regions); }
   [[nodiscard]] bool submit(const IoRequest& request) override;
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {
+    return lower_->discard(offset, length_bytes);
+  }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
   [[nodiscard]] int wait_fd() const override { return lower_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override;
@@ -96,6 +100,8 @@ class FaultDevice final : public Device {
   BoundedQueue<Delayed> late_;    // in order of time, as late_by is one for all
   BoundedQueue<uint32_t> stuck_;  // waiting for release_stuck()
   BoundedQueue<uint32_t> unstuck_;
+  bool refused_ = false;          // the first of late_ or unstuck_, by the lower device
+  std::optional<Fault> pending_;  // drawn for a request that the lower device refused
   std::vector<Scripted> script_;
   std::array<uint64_t, 2> submitted_{};  // by kind
   std::array<uint64_t, faults> counts_{};

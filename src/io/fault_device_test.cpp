@@ -128,6 +128,24 @@ TEST(FaultDevice, StuckRequestsFillTheQueue) {
   EXPECT_EQ(device.faulty->poll(device.out), 16U);
 }
 
+TEST(FaultDevice, TriesAgainWhenTheLowerDeviceIsDoneDiscarding) {
+  Faulty device({.late_by = milliseconds(1)}, true);
+  device.faulty->script(IoKind::write, 1, Fault::fail);
+  device.faulty->script(IoKind::write, 2, Fault::late);
+  device.lower->refuse_writes();
+  EXPECT_FALSE(device.faulty->submit(request_of(IoKind::write, 4096, 1)));
+  EXPECT_EQ(device.faulty->poll(device.out), 0U);
+  ASSERT_TRUE(device.faulty->submit(request_of(IoKind::write, 4096, 1)));
+  ASSERT_EQ(device.faulty->poll(device.out), 1U);
+  EXPECT_EQ(device.out[0].code, Errc::io_error) << "the fault that was drawn for it";
+  ASSERT_TRUE(device.faulty->submit(request_of(IoKind::write, 4096, 2)));
+  device.clock.advance_to(milliseconds(1));
+  device.lower->refuse_writes();
+  EXPECT_EQ(device.faulty->poll(device.out), 0U);
+  ASSERT_EQ(device.faulty->poll(device.out), 1U);
+  EXPECT_EQ(device.out[0].code, Errc::ok);
+}
+
 std::vector<Errc> outcomes(uint64_t seed) {
   Faulty device({.seed = seed, .fail = 0.2, .short_io = 0.1});
   std::vector<Errc> codes;

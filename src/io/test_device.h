@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/range_set.h"
 #include "io/bounded_queue.h"
 #include "io/device.h"
 
@@ -29,17 +30,27 @@ class TestDevice final : public Device {
 
   [[nodiscard]] const std::string& name() const override { return name_; }
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
+  // The next poll() refuses writes no more, as when a discard has ended.
+  void refuse_writes() { refuses_writes_ = true; }
   [[nodiscard]] bool submit(const IoRequest& request) override {
+    if (refuses_writes_ && request.kind == IoKind::write) return false;
     if (!waiting_.push(request)) return false;
     ++submitted_;
     return true;
   }
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {
+    discarded.push_back({offset.value, length_bytes});
+    return true;
+  }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override {
     size_t count = 0;
+    refuses_writes_ = false;
     for (; count < out.size() && !waiting_.empty(); ++count) out[count] = carry_out(waiting_.pop());
     return count;
   }
   [[nodiscard]] Nanos next_event_time() const override { return waiting_.empty() ? never : Nanos{0}; }
+
+  std::vector<ByteRange> discarded;
 
  private:
   IoCompletion carry_out(const IoRequest& request) {
@@ -61,6 +72,7 @@ class TestDevice final : public Device {
   std::vector<std::byte> bytes_;
   BoundedQueue<IoRequest> waiting_;
   size_t submitted_ = 0;
+  bool refuses_writes_ = false;
 };
 
 inline IoRequest request_of(IoKind kind, uint32_t length, uint64_t tag, std::byte* buffer = nullptr) {

@@ -80,13 +80,14 @@ Result<std::unique_ptr<Device>> make_null(Surroundings& /*around*/) {
   return std::make_unique<NullDevice>("null0", size_bytes, queue_depth);
 }
 
-Result<std::unique_ptr<Device>> make_sim(Surroundings& around, bool in_place) {
+Result<std::unique_ptr<Device>> make_sim(Surroundings& around, bool in_place, bool discards = false) {
   return std::make_unique<SimDevice>(around.clock, SimDeviceOptions{.name = "sim0",
                                                                     .size_bytes = size_bytes,
                                                                     .jitter = 0.5,
                                                                     .queue_depth_max = queue_depth,
                                                                     .in_place = in_place,
-                                                                    .storage = !in_place});
+                                                                    .storage = !in_place,
+                                                                    .discards = discards});
 }
 
 Result<std::unique_ptr<Device>> with_cap(Result<std::unique_ptr<Device>> lower, Surroundings& around) {
@@ -113,9 +114,12 @@ std::string namespace_of(const std::string& serial) {
   return {};
 }
 
-Result<std::unique_ptr<Device>> make_nvme(const std::string& path) {
-  return open_patiently<NvmeDevice>(
-      NvmeDeviceOptions{.name = "nvme0", .path = path, .size_bytes = size_bytes, .queue_depth = queue_depth});
+Result<std::unique_ptr<Device>> make_nvme(const std::string& path, bool discard = false) {
+  return open_patiently<NvmeDevice>(NvmeDeviceOptions{.name = "nvme0",
+                                                      .path = path,
+                                                      .size_bytes = size_bytes,
+                                                      .queue_depth = queue_depth,
+                                                      .discard = discard});
 }
 
 // Where there is a drive to be overwritten: in the virtual machine of tests/vm.
@@ -124,8 +128,9 @@ void add_nvme_kinds(std::vector<DeviceKind>& kinds) {
   if (serial == nullptr) return;
   const std::string path = namespace_of(serial);
   kinds.push_back({"nvme", [path](Surroundings& /*around*/) { return make_nvme(path); }});
+  kinds.push_back({"discarding_nvme", [path](Surroundings& /*around*/) { return make_nvme(path, true); }});
   kinds.push_back(
-      {"capped_nvme", [path](Surroundings& around) { return with_cap(make_nvme(path), around); }});
+      {"capped_nvme", [path](Surroundings& around) { return with_cap(make_nvme(path, true), around); }});
   kinds.push_back(
       {"late_nvme", [path](Surroundings& around) { return with_lateness(make_nvme(path), around); }});
 }
@@ -147,6 +152,7 @@ std::vector<DeviceKind> all_kinds() {
       {"file", [](Surroundings& around) { return make_file(around); }},
       {"null", make_null},
       {"sim", [](Surroundings& around) { return make_sim(around, false); }},
+      {"discarding_sim", [](Surroundings& around) { return make_sim(around, false, true); }},
       {"sim_in_place", [](Surroundings& around) { return make_sim(around, true); }},
       {"capped_file", [](Surroundings& around) { return with_cap(make_file(around), around); }},
       {"capped_memory", [](Surroundings& around) { return with_cap(make_memory(around), around); }},
@@ -177,27 +183,39 @@ class DeviceSuite : public testing::TestWithParam<DeviceKind> {
     std::filesystem::remove_all(around_.folder);
   }
 
+  // Sleeps until the device says that there may be something, and looks once.
+  void wait_for_event() {
+    std::array<IoCompletion, 1> none;
+    EXPECT_EQ(device_->poll(none), 0U);
+    sleep_until_event();
+    EXPECT_EQ(device_->poll(none), 0U);
+  }
+  void sleep_until_event() {
+    const Nanos now = around_.clock.now();
+    const Nanos next = device_->next_event_time();
+    if (next <= now) return;
+    if (next == never && device_->wait_fd() < 0) {
+      ADD_FAILURE() << "it has something under way, and neither a time nor a descriptor says when";
+      return;
+    }
+    const Nanos most = std::chrono::milliseconds(999);
+    const Nanos wait = next == never ? most : std::min(most, next - now);
+    const timespec timeout{.tv_sec = 0, .tv_nsec = wait.count()};
+    pollfd readable{device_->wait_fd(), POLLIN, 0};
+    ppoll(&readable, device_->wait_fd() < 0 ? 0 : 1, &timeout, nullptr);
+  }
+
   // Sleeps as the engine does; fails the test where a device would let it sleep for ever.
   IoCompletion wait_for_one() {
     std::array<IoCompletion, 1> out;
     const Nanos begin = around_.clock.now();
     while (device_->poll(out) == 0) {
-      const Nanos now = around_.clock.now();
-      if (now - begin > std::chrono::seconds(30)) {
+      if (around_.clock.now() - begin > std::chrono::seconds(30)) {
         ADD_FAILURE() << "nothing came for 30 s";
         return {.code = Errc::timed_out};
       }
-      const Nanos next = device_->next_event_time();
-      if (next <= now) continue;
-      if (next == never && device_->wait_fd() < 0) {
-        ADD_FAILURE() << "it has something under way, and neither a time nor a descriptor says when";
-        return {.code = Errc::timed_out};
-      }
-      const Nanos most = std::chrono::seconds(1);
-      const Nanos wait = next == never ? most : std::min(most, next - now);
-      const timespec timeout{.tv_sec = 0, .tv_nsec = std::min<long>(wait.count(), 999'999'999)};
-      pollfd readable{device_->wait_fd(), POLLIN, 0};
-      ppoll(&readable, device_->wait_fd() < 0 ? 0 : 1, &timeout, nullptr);
+      sleep_until_event();
+      if (HasFailure()) return {.code = Errc::timed_out};
     }
     return out[0];
   }
@@ -317,6 +335,40 @@ TEST_P(DeviceSuite, TouchesNothingBesideWhatWasAskedFor) {
   ASSERT_NO_FATAL_FAILURE(move(IoKind::read, mib + step, middle));
   for (size_t i = 0; i < all.size(); ++i) {
     ASSERT_EQ(all[i], i / step == 1 ? std::byte{0x55} : std::byte{0x11}) << i;
+  }
+}
+
+// Whatever was advised before: what is written afterwards is there, and what is beside it.
+TEST_P(DeviceSuite, KeepsWhatIsWrittenOverADiscard) {
+  if (!limits_.discards) GTEST_SKIP() << "it takes no discards";
+  const std::span bytes(buffers_.get(), mib);
+  std::vector<std::byte> expected(bytes.size());
+  fill(expected, 1);
+  Prng prng(7);
+  for (int round = 0; round < 40; ++round) {
+    std::ranges::copy(expected, bytes.begin());
+    const uint32_t parts = mib / part_bytes;
+    for (uint32_t part = 0; part < parts; ++part) {
+      if (round > 0 && !prng.chance(0.5)) continue;
+      const uint64_t offset = uint64_t{part} * part_bytes;
+      if (round > 0) {
+        (void)device_->discard(ByteOffset(offset), part_bytes);
+        std::array<IoCompletion, 1> none;
+        if (prng.chance(0.5)) {
+          EXPECT_EQ(device_->poll(none), 0U);
+        }
+      }
+      while (!submit(IoKind::write, offset, part_bytes, bytes.data() + offset, part)) wait_for_event();
+      const IoCompletion done = wait_for_one();
+      ASSERT_EQ(done.code, Errc::ok) << "round " << round << ", part " << part;
+      ASSERT_EQ(done.tag, part) << "round " << round;
+    }
+    std::ranges::fill(bytes, std::byte{0});
+    for (uint32_t part = 0; part < parts; ++part) {
+      const uint64_t offset = uint64_t{part} * part_bytes;
+      ASSERT_NO_FATAL_FAILURE(move(IoKind::read, offset, bytes.subspan(offset, part_bytes)));
+    }
+    ASSERT_TRUE(std::ranges::equal(bytes, expected)) << "round " << round;
   }
 }
 

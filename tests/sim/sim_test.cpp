@@ -25,6 +25,7 @@ struct Totals {
   EngineCounters counters;
   uint64_t evicted = 0;
   uint64_t retired = 0;
+  uint64_t discarded_bytes = 0;
 };
 
 void run_seed(uint64_t seed, bool faults, Totals& totals) {
@@ -40,6 +41,9 @@ void run_seed(uint64_t seed, bool faults, Totals& totals) {
   totals.counters.checksum_errors += world.engine().counters().checksum_errors;
   totals.counters.io_errors += world.engine().counters().io_errors;
   totals.counters.short_ios += world.engine().counters().short_ios;
+  for (uint8_t device = 0; device < world.engine().profile().devices.size(); ++device) {
+    totals.discarded_bytes += world.engine().device_counters(DeviceId(device)).discarded_bytes;
+  }
   totals.evicted += world.catalog().counters().evicted_blocks;
   totals.retired += world.catalog().counters().retired_blocks;
 }
@@ -64,6 +68,7 @@ TEST(Simulation, WithoutFaultsEverythingComesBackRight) {
   EXPECT_GT(totals.retrieved, seeds * 10);
   EXPECT_GT(totals.evicted, seeds);
   EXPECT_GT(totals.timed_out, 0);
+  EXPECT_GT(totals.discarded_bytes, seeds * 4096 * 10);
   EXPECT_EQ(totals.counters.checksum_errors, 0);
 }
 

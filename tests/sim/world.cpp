@@ -72,6 +72,8 @@ void World::make_devices(Prng& prng) {
     device.transfer_bytes_max = device.in_place || prng.chance(0.7) ? 1 << 20 : 8192;
     // Some have larger sectors.
     if (!device.in_place && prng.chance(0.2)) device.alignment_bytes = 8192;
+    device.discards = !device.in_place && prng.chance(0.5);
+    device.discard_latency = Nanos(prng.between(1'000, 2'000'000));
     device.seed = prng.next();
     const bool verified = verify_ == Verify::always || (verify_ == Verify::storage && !device.in_place);
     const FaultOptions faults = random_faults(prng, verified);

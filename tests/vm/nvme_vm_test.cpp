@@ -158,8 +158,49 @@ TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
   EXPECT_EQ(drives["middle"]["namespaces"][0]["block_bytes"], 4096);
 }
 
+// What was freed reads as zeros and takes no room on the host any more; what is beside it stays.
+TEST_F(NvmeDrives, DropWhatIsDiscarded) {
+  auto opened = NvmeDevice::open(
+      {.name = "suite", .path = path_of("suite"), .size_bytes = 8 * mib, .queue_depth = 8, .discard = true});
+  ASSERT_TRUE(opened) << opened.error().message;
+  NvmeDevice& device = **opened;
+  EXPECT_TRUE(device.limits().discards);
+  ASSERT_TRUE(device.start({}));
+  const std::unique_ptr<std::byte, decltype(&std::free)> memory(
+      static_cast<std::byte*>(std::aligned_alloc(4096, 65536)), std::free);
+  const auto move = [&](IoKind kind, uint64_t offset) {
+    const IoRequest request{
+        .kind = kind, .offset = ByteOffset(offset), .length_bytes = 65536, .buffer = memory.get()};
+    std::array<IoCompletion, 1> out;
+    while (!device.submit(request)) EXPECT_EQ(device.poll(out), 0U);
+    while (device.poll(out) == 0) usleep(1000);
+    EXPECT_EQ(out[0].code, Errc::ok);
+  };
+  const auto all_are = [&](int value) {
+    return std::all_of(memory.get(), memory.get() + 65536,
+                       [&](std::byte b) { return b == std::byte(value); });
+  };
+  std::memset(memory.get(), 0xa5, 65536);
+  for (uint64_t at = 0; at < 4 * mib; at += 65536) move(IoKind::write, at);
+  for (uint64_t at = 65536; at < 4 * mib; at += 131072) EXPECT_TRUE(device.discard(ByteOffset(at), 65536));
+  // One of them is written again before the drive is told.
+  std::memset(memory.get(), 0x5a, 65536);
+  move(IoKind::write, 3 * mib + 65536);
+  for (int i = 0; i < 100; ++i) {
+    std::array<IoCompletion, 1> none;
+    EXPECT_EQ(device.poll(none), 0U);
+    usleep(10'000);
+  }
+  for (uint64_t at = 0; at < 4 * mib; at += 65536) {
+    move(IoKind::read, at);
+    const bool dropped = at % 131072 != 0 && at != 3 * mib + 65536;
+    EXPECT_TRUE(all_are(dropped ? 0 : at == 3 * mib + 65536 ? 0x5a : 0xa5)) << at;
+  }
+}
+
 TEST_F(NvmeDrives, SayWhichCommandFailed) {
-  auto opened = open("bad", 90 * mib);
+  auto opened =
+      NvmeDevice::open({.name = "bad", .path = path_of("bad"), .size_bytes = 90 * mib, .discard = true});
   ASSERT_TRUE(opened) << opened.error().message;
   NvmeDevice& device = **opened;
   const std::unique_ptr<std::byte, decltype(&std::free)> memory(
@@ -181,6 +222,19 @@ TEST_F(NvmeDrives, SayWhichCommandFailed) {
   testing::internal::CaptureStderr();
   EXPECT_EQ(read(79 * mib + 65536).code, Errc::io_error);
   EXPECT_HAS(testing::internal::GetCapturedStderr(), "NVMe status 0x281 (media: unrecovered read error)");
+  EXPECT_EQ(read(80 * mib).code, Errc::ok);
+  // A discard that is refused is the last one.
+  EXPECT_TRUE(device.discard(ByteOffset(0), mib));
+  EXPECT_EQ(device.next_event_time(), Nanos{0});
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 50; ++i) {
+    std::array<IoCompletion, 1> none;
+    EXPECT_EQ(device.poll(none), 0U);
+    usleep(10'000);
+  }
+  EXPECT_HAS(testing::internal::GetCapturedStderr(), "bad: a discard failed: NVMe status ");
+  EXPECT_FALSE(device.discard(ByteOffset(0), mib));
+  EXPECT_EQ(device.next_event_time(), never);
   EXPECT_EQ(read(80 * mib).code, Errc::ok);
 }
 
@@ -225,6 +279,7 @@ TEST_F(NvmeDrives, MakeAPoolWithSharesByTheirSpeed) {
   EXPECT_EQ(result["hit_blocks"], 180);
   EXPECT_EQ(result["stored_blocks"], 40);
   EXPECT_EQ(result["wrong_blocks"], 0);
+  EXPECT_EQ(result["bounced_bytes"], 0) << "the drives read and write the consumer's own memory";
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ DRIVES = {
     "lvm": (48, "", "", "an LVM label"),
     "raid": (48, "", "", "a RAID's superblock"),
 }
-# Of the drive `bad`: every read of this sector fails. It lies where nothing is read before a drive is taken.
+# Of the drive `bad`: every discard fails, and every read of this sector. It lies where nothing is read before a drive is taken.
 BAD_SECTOR = (80 * MIB + 65536) // 512
 
 
@@ -184,11 +184,12 @@ def drive_options(folder):
         make_drive(path, size_mib, holds)
         if of_drive == "BAD":
             rule = f"inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.sector={BAD_SECTOR}"
-            options += ["-blockdev", f"driver=blkdebug,node-name=drive{number},{rule},inject-error.0.errno=5,"
+            rule += ",inject-error.0.errno=5,inject-error.1.event=none,inject-error.1.iotype=discard,inject-error.1.errno=5"
+            options += ["-blockdev", f"driver=blkdebug,node-name=drive{number},discard=unmap,{rule},"
                                      f"image.driver=file,image.filename={path}"]
         else:
             throttle = f",{of_drive}" if of_drive else ""
-            options += ["-drive", f"if=none,id=drive{number},file={path},format=raw,cache=unsafe{throttle}"]
+            options += ["-drive", f"if=none,id=drive{number},file={path},format=raw,cache=unsafe,discard=unmap{throttle}"]
         options += ["-device", f"nvme,id=nvme{number},serial={serial}",
                     "-device", f"nvme-ns,drive=drive{number},bus=nvme{number}" + (f",{of_namespace}" if of_namespace else "")]
     return options

@@ -83,12 +83,13 @@ size_t FileDevice::poll(std::span<IoCompletion> out) {
     if (result < 0) {
       completion.code = Errc::io_error;
       ring_.log_failure(std::generic_category().message(-result));
-      return;
+      return true;
     }
     completion.bytes = static_cast<uint32_t>(result);
-    if (completion.bytes == length_bytes) return;
+    if (completion.bytes == length_bytes) return true;
     completion.code = Errc::short_io;
     ring_.log_failure("fewer bytes moved than asked");
+    return true;
   });
 }
 

@@ -63,6 +63,21 @@ nvme_uring_cmd nvme_command(IoKind kind, uint32_t namespace_id, uint64_t first_b
   return command;
 }
 
+nvme_uring_cmd nvme_discard_command(uint32_t namespace_id, std::span<const NvmeRange> ranges) {
+  constexpr size_t ranges_max = 256;
+  constexpr uint32_t deallocate = 1U << 2;
+  KVPOOL_ASSERT(!ranges.empty() && ranges.size() <= ranges_max);
+  nvme_uring_cmd command{};
+  command.opcode = nvme_opcode_dataset_management;
+  command.nsid = namespace_id;
+  command.addr = reinterpret_cast<uintptr_t>(ranges.data());
+  command.data_len = static_cast<uint32_t>(ranges.size_bytes());
+  command.cdw10 = static_cast<uint32_t>(ranges.size() - 1);
+  command.cdw11 = deallocate;
+  command.timeout_ms = timeout_ms;
+  return command;
+}
+
 std::string nvme_status_text(uint32_t status) {
   const uint32_t code = status & 0x7ff;  // type and code; what is above says whether to retry
   const uint32_t type = code >> 8;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -35,6 +36,11 @@ constexpr size_t controller_serial = 4;
 constexpr size_t controller_model = 24;
 constexpr size_t controller_firmware = 64;
 constexpr size_t controller_mdts = 77;
+constexpr size_t controller_optional_commands = 520;  // ONCS
+constexpr uint16_t has_dataset_management = 1U << 2;
+constexpr size_t nvm_ranges = 3;          // DMRL: ranges of one command
+constexpr size_t nvm_range_blocks = 4;    // DMRSL: blocks of one range
+constexpr size_t nvm_command_blocks = 8;  // DMSL: blocks of one command
 constexpr size_t namespace_blocks = 0;
 constexpr size_t namespace_formats = 25;  // their number less one
 constexpr size_t namespace_format = 26;   // the one in use
@@ -81,7 +87,20 @@ Result<NvmeIdentity> parse_nvme_identity(Page controller, Page ns, const std::st
   identity.size_bytes = blocks << shift;
   const auto mdts = static_cast<uint8_t>(controller[controller_mdts]);
   identity.transfer_bytes_max = mdts == 0 || mdts > 31 - page_shift ? UINT32_MAX : 1U << (mdts + page_shift);
+  identity.discards =
+      (number_at<uint16_t>(controller, controller_optional_commands) & has_dataset_management) != 0;
   return identity;
+}
+
+DiscardLimits parse_nvme_discard_limits(Page page, uint32_t block_bytes) {
+  DiscardLimits limits;
+  const auto lower = [](uint64_t& limit, uint64_t said, uint64_t unit) {  // 0: no limit
+    if (said > 0 && said <= UINT64_MAX / unit) limit = std::min<uint64_t>(limit, said * unit);
+  };
+  lower(limits.ranges_max, number_at<uint8_t>(page, nvm_ranges), 1);
+  lower(limits.range_bytes_max, number_at<uint32_t>(page, nvm_range_blocks), block_bytes);
+  lower(limits.command_bytes_max, number_at<uint64_t>(page, nvm_command_blocks), block_bytes);
+  return limits;
 }
 
 }  // namespace kvpool

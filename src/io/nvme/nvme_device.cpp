@@ -22,7 +22,7 @@ constexpr uint32_t alignment_bytes_min = 4096;
 }  // namespace
 
 Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& options) {
-  auto drive = NvmeDrive::open(options.path, options.size_bytes);
+  auto drive = NvmeDrive::open(options.path, options.size_bytes, options.discard);
   if (!drive) return tl::unexpected(drive.error());
   std::unique_ptr<NvmeDevice> device(new NvmeDevice(options, std::move(*drive)));
   if (Status made = device->ring_.make(IORING_SETUP_SQE128 | IORING_SETUP_CQE32); !made) {
@@ -31,19 +31,28 @@ Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& op
   return device;
 }
 
+// One request more than are asked for: the discard.
 NvmeDevice::NvmeDevice(const NvmeDeviceOptions& options, NvmeDrive drive)
-    : name_(options.name), drive_(std::move(drive)), ring_(options.name, options.queue_depth) {
+    : name_(options.name),
+      drive_(std::move(drive)),
+      discards_(drive_.discard_limits()),
+      discarding_(std::make_unique<NvmeRange[]>(drive_.discard_limits().ranges_max)),
+      ring_(options.name, options.queue_depth + (options.discard ? 1 : 0)) {
   limits_.size_bytes = drive_.header().size_bytes;
   limits_.alignment_bytes = std::max(alignment_bytes_min, drive_.identity().block_bytes);
   limits_.transfer_bytes_max =
       static_cast<uint32_t>(std::min<uint64_t>(drive_.transfer_bytes_max(), limits_.size_bytes));
   limits_.queue_depth_max = options.queue_depth;
   limits_.storage = true;
+  limits_.discards = options.discard;
 }
 
 NvmeDevice::~NvmeDevice() {
+  if (ring_.is_idle()) return;
   // The next owner of the drive must not meet writes of ours that are still on their way.
-  if (!ring_.is_idle()) drive_.leave_lock_to_kernel();
+  drive_.leave_lock_to_kernel();
+  // Nor may the drive find other numbers where the ranges of a discard stood: they are left behind.
+  if (discards_.is_under_way()) (void)discarding_.release();
 }
 
 Status NvmeDevice::start(std::span<const std::span<std::byte>> regions) {
@@ -73,13 +82,16 @@ bool NvmeDevice::takes_registered(std::span<std::byte> page) {
   // The kernel ends every command by its own deadline.
   while (!ring_.is_idle()) {
     IoCompletion done;
-    const size_t count = ring_.poll(std::span(&done, 1), [&](int32_t result, uint32_t /*bytes*/,
-                                                             IoCompletion&) { taken = result != -EINVAL; });
-    if (count > 0) break;
+    const auto judge_trial = [&](int32_t result, uint32_t /*bytes*/, IoCompletion&) {
+      taken = result != -EINVAL;
+      return true;
+    };
+    if (ring_.poll(std::span(&done, 1), judge_trial) > 0) break;
     pollfd readable{.fd = wait_fd(), .events = POLLIN, .revents = 0};
     constexpr int look_again_ms = 10;
     ::poll(&readable, 1, look_again_ms);
   }
+  --under_way_;
   std::ranges::copy(before, page.begin());
   return taken;
 }
@@ -89,11 +101,20 @@ bool NvmeDevice::submit(const IoRequest& request) {
                 request.offset.value <= limits_.size_bytes - request.length_bytes);
   KVPOOL_ASSERT(request.offset.value % limits_.alignment_bytes == 0 &&
                 request.length_bytes % limits_.alignment_bytes == 0 && request.buffer != nullptr);
+  if (under_way_ == limits_.queue_depth_max) return false;
+  if (request.kind == IoKind::write && !discards_.admit_write(request.offset, request.length_bytes)) {
+    return false;
+  }
+  if (!prepare(request, nvme_command(request.kind, drive_.namespace_id(), block_at(request.offset.value),
+                                     request.length_bytes, drive_.identity().block_bytes, request.buffer))) {
+    return false;
+  }
+  ++under_way_;
+  return true;
+}
+
+bool NvmeDevice::prepare(const IoRequest& request, const nvme_uring_cmd& command) {
   return ring_.submit(request, [&](io_uring_sqe& sqe, int index) {
-    const uint32_t block_bytes = drive_.identity().block_bytes;
-    const nvme_uring_cmd command = nvme_command(request.kind, drive_.namespace_id(),
-                                                (pool_data_offset_bytes + request.offset.value) / block_bytes,
-                                                request.length_bytes, block_bytes, request.buffer);
     io_uring_prep_rw(IORING_OP_URING_CMD, &sqe, 0, nullptr, 0, 0);
     sqe.cmd_op = NVME_URING_CMD_IO;
     std::memcpy(sqe.cmd, &command, sizeof command);
@@ -103,17 +124,55 @@ bool NvmeDevice::submit(const IoRequest& request) {
   });
 }
 
+bool NvmeDevice::discard(ByteOffset offset, uint64_t length_bytes) {
+  KVPOOL_ASSERT(limits_.discards && offset.value % limits_.alignment_bytes == 0 &&
+                length_bytes % limits_.alignment_bytes == 0 &&
+                offset.value + length_bytes <= limits_.size_bytes);
+  return !discard_refused_ && discards_.add(offset, length_bytes);
+}
+
+void NvmeDevice::send_discards() {
+  size_t count = 0;
+  for (const ByteRange& range : discards_.send()) {
+    discarding_[count++] = {
+        .blocks = static_cast<uint32_t>(range.length_bytes / drive_.identity().block_bytes),
+        .first_block = block_at(range.offset)};
+  }
+  const bool prepared = prepare(
+      {.length_bytes = 0}, nvme_discard_command(drive_.namespace_id(), std::span(discarding_.get(), count)));
+  KVPOOL_ASSERT(prepared);  // it has a slot of its own
+}
+
 size_t NvmeDevice::poll(std::span<IoCompletion> out) {
-  return ring_.poll(out, [this](int32_t result, uint32_t length_bytes, IoCompletion& completion) {
-    if (result == 0) {
-      completion.bytes = length_bytes;
-      return;
-    }
-    // A positive result is the drive's own status, a negative one the kernel's.
-    completion.code = Errc::io_error;
-    ring_.log_failure(result > 0 ? nvme_status_text(static_cast<uint32_t>(result))
-                                 : std::generic_category().message(-result));
-  });
+  if (wants_discard()) send_discards();
+  const size_t count =
+      ring_.poll(out, [this](int32_t result, uint32_t length_bytes, IoCompletion& completion) {
+        return judge(result, length_bytes, completion);
+      });
+  under_way_ -= static_cast<uint32_t>(count);
+  return count;
+}
+
+bool NvmeDevice::judge(int32_t result, uint32_t length_bytes, IoCompletion& completion) {
+  // A positive result is the drive's own status, a negative one the kernel's.
+  const auto text = [result] {
+    return result > 0 ? nvme_status_text(static_cast<uint32_t>(result))
+                      : std::generic_category().message(-result);
+  };
+  if (length_bytes == 0) {  // a discard
+    discards_.finish();
+    if (result == 0) return false;
+    discard_refused_ = true;
+    log_warn("{}: a discard failed: {}. No more are sent", name_, text());
+    return false;
+  }
+  if (result == 0) {
+    completion.bytes = length_bytes;
+    return true;
+  }
+  completion.code = Errc::io_error;
+  ring_.log_failure(text());
+  return true;
 }
 
 }  // namespace kvpool

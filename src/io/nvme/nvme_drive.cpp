@@ -35,6 +35,7 @@ constexpr uint32_t ioctl_bytes_max = 64U << 10;  // any controller moves that mu
 constexpr uint8_t admin_opcode_identify = 0x06;
 constexpr uint32_t identify_namespace = 0;
 constexpr uint32_t identify_controller = 1;
+constexpr uint32_t identify_controller_nvm = 6;  // for the NVM command set
 constexpr uint32_t blocks_per_command_max = 1U << 16;
 
 // Buffers of the ioctls: aligned as every drive wants.
@@ -110,11 +111,12 @@ Status judge(int result, const std::string& path, std::string_view what) {
 
 }  // namespace
 
-Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes) {
+Result<NvmeDrive> NvmeDrive::open(const std::string& path, uint64_t size_bytes, bool discards) {
   KVPOOL_ASSERT(size_bytes > 0 && size_bytes % page_bytes == 0);
   NvmeDrive drive;
   Status done = drive.acquire(path);
   if (done) done = drive.identify(path);
+  if (done && discards) done = drive.identify_discards(path);
   if (done) done = check_contents(drive.whole(path));
   if (done) done = drive.write_header(path, size_bytes);
   if (!done) return tl::unexpected(done.error());
@@ -130,6 +132,7 @@ NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
   std::swap(namespace_id_, other.namespace_id_);
   std::swap(transfer_bytes_max_, other.transfer_bytes_max_);
   std::swap(identity_, other.identity_);
+  std::swap(discard_limits_, other.discard_limits_);
   std::swap(header_, other.header_);
   return *this;
 }
@@ -232,6 +235,27 @@ Status NvmeDrive::identify(const std::string& path) {
   if (transfer_bytes_max_ >= std::max(page_bytes, identity_.block_bytes)) return {};
   return fail(Errc::unsupported,
               fmt::format("{}: moves {} bytes at once, less than a block or a page", path, most));
+}
+
+Status NvmeDrive::identify_discards(const std::string& path) {
+  if (!identity_.discards) {
+    return fail(Errc::unsupported,
+                fmt::format("{}: {} knows no Dataset Management command, so nothing can be discarded; set "
+                            "discard = false",
+                            path, identity_.model));
+  }
+  const auto page = std::make_unique<Chunk>();
+  nvme_passthru_cmd command{};
+  command.opcode = admin_opcode_identify;
+  command.cdw10 = identify_controller_nvm;
+  command.addr = reinterpret_cast<uintptr_t>(page->bytes.data());
+  command.data_len = nvme_identify_bytes;
+  // Controllers of before NVMe 2.0 refuse it; they have no such limits.
+  if (ioctl(fds_[0], NVME_IOCTL_ADMIN_CMD, &command) != 0) page->bytes.fill(std::byte{0});
+  discard_limits_ = parse_nvme_discard_limits(
+      std::span<const std::byte, nvme_identify_bytes>(page->bytes.data(), nvme_identify_bytes),
+      identity_.block_bytes);
+  return {};
 }
 
 Status NvmeDrive::read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const {

@@ -21,9 +21,11 @@ namespace kvpool {
 
 class NvmeDrive {
  public:
-  // Opens and locks the namespace, discards what an earlier pool left there, and gives the data area
-  // `size_bytes`. REQUIRES: size_bytes > 0 and a multiple of 4096.
-  [[nodiscard]] static Result<NvmeDrive> open(const std::string& path, uint64_t size_bytes);
+  // Opens and locks the namespace, forgets what an earlier pool left there, and gives the data area
+  // `size_bytes`. discards: Errc::unsupported where the drive cannot. REQUIRES: size_bytes > 0 and a multiple
+  // of 4096.
+  [[nodiscard]] static Result<NvmeDrive> open(const std::string& path, uint64_t size_bytes,
+                                              bool discards = false);
 
   NvmeDrive(NvmeDrive&& other) noexcept;
   NvmeDrive& operator=(NvmeDrive&& other) noexcept;
@@ -37,6 +39,8 @@ class NvmeDrive {
   [[nodiscard]] const PoolHeader& header() const { return header_; }
   // The most that one command can move: the least of the controller's limit and the kernel's.
   [[nodiscard]] uint32_t transfer_bytes_max() const { return transfer_bytes_max_; }
+  // Of one Dataset Management command, where it was opened with `discards`.
+  [[nodiscard]] const DiscardLimits& discard_limits() const { return discard_limits_; }
   // For an owner with commands under way: the kernel then drops the lock when the last of them is done.
   void leave_lock_to_kernel() { unlock_on_close_ = false; }
 
@@ -46,6 +50,7 @@ class NvmeDrive {
   [[nodiscard]] Status take_block_device(const std::filesystem::path& block, const std::string& path);
   [[nodiscard]] Status identify(const std::string& path);
   [[nodiscard]] WholeDevice whole(const std::string& path) const;
+  [[nodiscard]] Status identify_discards(const std::string& path);
   [[nodiscard]] Status write_header(const std::string& path, uint64_t size_bytes);
   [[nodiscard]] Status read(uint64_t offset, std::span<std::byte> bytes, const std::string& path) const;
 
@@ -56,6 +61,7 @@ class NvmeDrive {
   uint32_t namespace_id_ = 0;
   uint32_t transfer_bytes_max_ = 0;
   NvmeIdentity identity_;
+  DiscardLimits discard_limits_;
   PoolHeader header_;
 };
 

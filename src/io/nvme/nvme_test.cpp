@@ -67,6 +67,30 @@ TEST(NvmeIdentity, IsReadFromWhatTheDriveSays) {
   EXPECT_EQ(identity->transfer_bytes_max, UINT32_MAX);
 }
 
+TEST(NvmeIdentity, SaysWhetherAndHowMuchCanBeDiscarded) {
+  Drive drive;
+  EXPECT_FALSE(drive.parse()->discards);
+  put<uint16_t>(drive.controller, 520, 0x0c);  // write zeroes and dataset management
+  EXPECT_TRUE(drive.parse()->discards);
+  put<uint16_t>(drive.controller, 520, 0x08);
+  EXPECT_FALSE(drive.parse()->discards);
+  Page page{};
+  const DiscardLimits none = parse_nvme_discard_limits(page, 512);
+  EXPECT_EQ(none.ranges_max, 256U);
+  EXPECT_EQ(none.range_bytes_max, 1U << 30);
+  EXPECT_EQ(none.command_bytes_max, 1U << 30);
+  put<uint8_t>(page, 3, 8);
+  put<uint32_t>(page, 4, 256);
+  put<uint64_t>(page, 8, UINT64_MAX);
+  DiscardLimits limits = parse_nvme_discard_limits(page, 4096);
+  EXPECT_EQ(limits.ranges_max, 8U);
+  EXPECT_EQ(limits.range_bytes_max, 1U << 20);
+  EXPECT_EQ(limits.command_bytes_max, 1U << 30);
+  put<uint64_t>(page, 8, 1000);
+  limits = parse_nvme_discard_limits(page, 4096);
+  EXPECT_EQ(limits.command_bytes_max, 4'096'000U);
+}
+
 TEST(NvmeIdentity, FormatsThatCannotBeUsedAreRefused) {
   const auto refused = [](auto change, std::string_view part) {
     Drive drive;
@@ -115,10 +139,26 @@ TEST(NvmeCommand, NamesBlocksFromZero) {
   EXPECT_EQ(nvme_command(IoKind::write, 1, 0, 4096, 4096, buffer.data()).opcode, 1);
 }
 
+TEST(NvmeCommand, DiscardsRanges) {
+  const std::array<NvmeRange, 2> ranges = {{{.blocks = 8, .first_block = 1ULL << 33}, {.blocks = 1}}};
+  const nvme_uring_cmd command = nvme_discard_command(7, ranges);
+  EXPECT_EQ(command.opcode, 9);
+  EXPECT_EQ(command.nsid, 7U);
+  EXPECT_EQ(command.addr, reinterpret_cast<uintptr_t>(ranges.data()));
+  EXPECT_EQ(command.data_len, 32U);
+  EXPECT_EQ(command.cdw10, 1U);  // the number of ranges less one
+  EXPECT_EQ(command.cdw11, 4U);  // deallocate
+}
+
 TEST(NvmeCommand, StatusCodesAreNamed) {
   EXPECT_EQ(nvme_status_text(0x281), "NVMe status 0x281 (media: unrecovered read error)");
   EXPECT_EQ(nvme_status_text(0x4080), "NVMe status 0x080 (generic: block out of range)");
   EXPECT_EQ(nvme_status_text(0x2ff), "NVMe status 0x2ff (media)");
+  EXPECT_EQ(nvme_status_text(0x007), "NVMe status 0x007 (generic: aborted on request)");
+  EXPECT_EQ(nvme_status_text(0x082), "NVMe status 0x082 (generic: namespace not ready)");
+  // The bits above say whether to retry, and how soon.
+  EXPECT_EQ(nvme_status_text(0x1882), "NVMe status 0x082 (generic: namespace not ready)");
+  EXPECT_EQ(nvme_status_text(0x371), "NVMe status 0x371 (path: command aborted by the host)");
   EXPECT_EQ(nvme_status_text(0x7c0), "NVMe status 0x7c0 (vendor)");
 }
 

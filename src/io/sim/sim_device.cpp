@@ -32,6 +32,7 @@ DeviceLimits SimDevice::limits() const {
           .queue_depth_max = options_.queue_depth_max,
           .in_place = options_.in_place,
           .storage = options_.storage,
+          .discards = options_.discards,
           .keeps_bytes = options_.keeps_bytes || options_.in_place};
 }
 
@@ -43,6 +44,9 @@ bool SimDevice::submit(const IoRequest& request) {
   KVPOOL_ASSERT(request.length_bytes % options_.alignment_bytes == 0 && request.length_bytes > 0);
   KVPOOL_ASSERT(request.length_bytes <= options_.transfer_bytes_max);
   KVPOOL_ASSERT(request.offset.value + request.length_bytes <= options_.size_bytes);
+  if (request.kind == IoKind::write && !discards_.admit_write(request.offset, request.length_bytes)) {
+    return false;
+  }
   const double rate =
       request.kind == IoKind::read ? options_.read_bytes_per_second : options_.write_bytes_per_second;
   const auto pipe_time = std::chrono::duration_cast<Nanos>(
@@ -55,7 +59,31 @@ bool SimDevice::submit(const IoRequest& request) {
   return true;
 }
 
+bool SimDevice::discard(ByteOffset offset, uint64_t length_bytes) {
+  KVPOOL_ASSERT(options_.discards && offset.value % options_.alignment_bytes == 0 &&
+                length_bytes % options_.alignment_bytes == 0);
+  const ByteRange dropped{offset.value, length_bytes};
+  for (const Flying& each : flying_) {
+    KVPOOL_ASSERT(!dropped.overlaps({each.request.offset.value, each.request.length_bytes}));
+  }
+  return discards_.add(offset, length_bytes);
+}
+
+void SimDevice::drop_discarded() {
+  if (discarded_at_ <= clock_.now()) {
+    for (const ByteRange& range : discards_.under_way()) {
+      if (options_.keeps_bytes) std::ranges::fill(bytes_.subspan(range.offset, range.length_bytes), garbage);
+    }
+    discards_.finish();
+    discarded_at_ = never;
+  }
+  if (!discards_.can_send()) return;
+  (void)discards_.send();
+  discarded_at_ = clock_.now() + options_.discard_latency;
+}
+
 size_t SimDevice::poll(std::span<IoCompletion> out) {
+  drop_discarded();
   size_t count = 0;
   while (count < out.size() && !flying_.empty() && flying_.front().due <= clock_.now()) {
     std::ranges::pop_heap(flying_, later);
@@ -79,6 +107,9 @@ void SimDevice::complete(const IoRequest& request, IoCompletion& out) {
   }
 }
 
-Nanos SimDevice::next_event_time() const { return flying_.empty() ? never : flying_.front().due; }
+Nanos SimDevice::next_event_time() const {
+  if (discards_.can_send()) return Nanos{0};
+  return flying_.empty() ? discarded_at_ : std::min(discarded_at_, flying_.front().due);
+}
 
 }  // namespace kvpool

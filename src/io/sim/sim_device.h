@@ -4,7 +4,8 @@
 //
 // With `keeps_bytes` it stores what is written, at the moment of completion and not before, so that an engine
 // that reuses a buffer too early is caught. In place it behaves as a memory device: completions carry
-// addresses. Thread: the engine's.
+// addresses. With `discards` it takes discards, and fills what it drops with garbage.
+// Thread: the engine's.
 
 #pragma once
 
@@ -13,6 +14,7 @@
 
 #include "base/prng.h"
 #include "io/device.h"
+#include "io/discards.h"
 
 namespace kvpool {
 
@@ -29,6 +31,8 @@ struct SimDeviceOptions {
   bool in_place = false;
   bool storage = true;
   bool keeps_bytes = true;
+  bool discards = false;
+  Nanos discard_latency{std::chrono::microseconds(300)};  // of a command
   uint64_t seed = 1;
 };
 
@@ -39,11 +43,13 @@ class SimDevice final : public Device {
   [[nodiscard]] const std::string& name() const override { return options_.name; }
   [[nodiscard]] DeviceLimits limits() const override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
+  [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override;
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
   [[nodiscard]] Nanos next_event_time() const override;
 
   // The stored bytes, for tests that check or corrupt them.
   [[nodiscard]] std::span<std::byte> bytes() { return bytes_; }
+  static constexpr std::byte garbage{0xdb};
 
  private:
   struct Flying {
@@ -51,6 +57,7 @@ class SimDevice final : public Device {
     Nanos due{0};
   };
   void complete(const IoRequest& request, IoCompletion& out);
+  void drop_discarded();
 
   const Clock& clock_;
   SimDeviceOptions options_;
@@ -59,6 +66,8 @@ class SimDevice final : public Device {
   std::span<std::byte> bytes_;  // of memory_
   std::vector<Flying> flying_;  // a heap, the earliest due first
   Nanos pipe_free_at_{0};
+  Discards discards_{DiscardLimits{}};
+  Nanos discarded_at_ = never;  // when the command under way ends
 };
 
 }  // namespace kvpool

@@ -60,10 +60,12 @@ class Ring {
   }
 
   // Sends what has gathered with one system call, and takes completions out without one where the kernel has
-  // them ready. judge(int32_t result, uint32_t length, IoCompletion&) sets bytes and code.
+  // them ready. judge(int32_t result, uint32_t length, IoCompletion&) sets bytes and code; false: it was a
+  // request of the device's own, of which nobody is told.
+  // look: makes that system call in any case, without which a ring with IORING_SETUP_IOPOLL finds nothing.
   template <class Judge>
-  [[nodiscard]] size_t poll(std::span<IoCompletion> out, Judge&& judge) {
-    if (io_uring_sq_ready(&ring_) > 0) send();
+  [[nodiscard]] size_t poll(std::span<IoCompletion> out, Judge&& judge, bool look = false) {
+    if (look || io_uring_sq_ready(&ring_) > 0) send();
     size_t count = 0;
     while (count < out.size() && !is_idle()) {
       std::array<io_uring_cqe*, reap_max> cqes;
@@ -72,8 +74,7 @@ class Ring {
       for (unsigned i = 0; i < came; ++i) {
         const Slot slot = free_slot(cqes[i]->user_data);
         out[count] = {.tag = slot.tag};
-        judge(cqes[i]->res, slot.length_bytes, out[count]);
-        ++count;
+        if (judge(cqes[i]->res, slot.length_bytes, out[count])) ++count;
       }
       io_uring_cq_advance(&ring_, came);
       if (came < wanted) break;
