@@ -19,6 +19,7 @@ namespace {
 
 struct LongdocArguments {
   PoolOptions pool;
+  std::vector<std::string> models{"llama-3.1-8b"};
   std::vector<std::string> tokens{"16k"};
   std::vector<std::string> systems{"all"};
   bench::LongdocOptions options;
@@ -29,6 +30,11 @@ Result<bench::LongdocOptions> to_options(const LongdocArguments& arguments) {
   auto config = arguments.pool.config();
   if (!config) return tl::unexpected(config.error());
   options.config = std::move(*config);
+  for (const std::string& model : arguments.models) {
+    auto geometry = find_geometry(options.config, model);
+    if (!geometry) return tl::unexpected(geometry.error());
+    options.models.push_back(std::move(*geometry));
+  }
   options.tokens.clear();
   for (const std::string& text : arguments.tokens) {
     const auto tokens = parse_tokens(text);
@@ -97,7 +103,9 @@ void add_bench_longdoc(Tool& tool) {
   auto arguments = std::make_shared<LongdocArguments>();
   bench::LongdocOptions& options = arguments->options;
   arguments->pool.add_to(*command);
-  command->add_option("--model", options.models, "whose KV caches the documents are")
+  command
+      ->add_option("--model", arguments->models,
+                   "whose KV caches the documents are: namespaces of the configuration, or presets")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--tokens", arguments->tokens, "of each document, up to 128k; k = 1024")

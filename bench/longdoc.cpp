@@ -171,12 +171,12 @@ class Run {
     const auto systems = chosen_systems(options_);
     steps_ = options_.models.size() * options_.tokens.size() * systems.size() *
              (2 + options_.concurrency.size() * options_.repeat);
-    if (auto ready = measure(); !ready) return tl::unexpected(ready.error());
-    for (const std::string& model : options_.models) {
-      auto geometry = preset_geometry(model);
-      if (!geometry) return tl::unexpected(geometry.error());
+    for (const SystemKind* kind : systems) {
+      if (auto ready = prepare(*kind); !ready) return tl::unexpected(ready.error());
+    }
+    for (const Geometry& geometry : options_.models) {
       for (const uint64_t tokens : options_.tokens) {
-        const Documents documents(*geometry, tokens, options_.documents, options_.seed);
+        const Documents documents(geometry, tokens, options_.documents, options_.seed);
         for (const SystemKind* kind : systems) {
           if (auto done = one(*kind, documents); !done) {
             return fail(done.error().code, fmt::format("{}: {}", kind->name, done.error().message));
@@ -296,9 +296,6 @@ Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& mac
 Status validate(const LongdocOptions& options) {
   const auto bad = [](std::string what) { return fail(Errc::invalid_argument, std::move(what)); };
   if (options.config.devices.empty()) return bad("a pool has at least one device: --device or --config");
-  for (const std::string& model : options.models) {
-    if (const auto geometry = preset_geometry(model); !geometry) return tl::unexpected(geometry.error());
-  }
   for (const uint64_t tokens : options.tokens) {
     if (tokens == 0 || tokens > tokens_max)
       return bad(fmt::format("--tokens {}: allowed are 1 to 128k", tokens));

@@ -20,7 +20,7 @@ namespace kvpool::bench {
 
 struct LongdocOptions {
   Config config;  // devices and limits; its namespaces and placement are not used
-  std::vector<std::string> models{"llama-3.1-8b"};
+  std::vector<Geometry> models;
   std::vector<uint64_t> tokens{16 * 1024};
   uint32_t documents = 3;
   std::vector<uint32_t> concurrency{1};
@@ -65,7 +65,7 @@ struct LongdocRow {
 // What is being done, for a person who waits: a phrase, and how much of all is done (0 to 1).
 using Progress = std::function<void(const std::string& phrase, double done)>;
 
-// Says what is wrong with the options, before anything is touched.
+// Says what is wrong with the options, before anything is touched. REQUIRES: valid geometries.
 [[nodiscard]] Status validate(const LongdocOptions& options);
 
 // Rows in the order of models, tokens, systems, concurrency.

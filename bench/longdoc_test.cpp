@@ -93,6 +93,7 @@ class LongdocTest : public testing::Test {
   void SetUp() override {
     fake_pool() = FakePool{};
     options_.config.devices = {memory_config(64 * mib), file_config(96 * mib, folder_.path("pool"))};
+    options_.models = {*preset_geometry("llama-3.1-8b")};
     options_.tokens = {512};
     options_.documents = 2;
     options_.repeat = 2;
@@ -181,7 +182,7 @@ TEST_F(LongdocTest, ValidatesBeforeItTouchesAnything) {
     EXPECT_EQ(refused.error().code, Errc::invalid_argument);
   };
   expect_refused([](auto& o) { o.systems = {"raid"}; });
-  expect_refused([](auto& o) { o.models = {"llama"}; });
+  expect_refused([](auto& o) { o.systems = {"pooled-passthrough"}; });  // there is no such device
   expect_refused([](auto& o) { o.tokens = {0}; });
   expect_refused([](auto& o) { o.tokens = {129 * 1024}; });
   expect_refused([](auto& o) { o.concurrency = {17}; });
