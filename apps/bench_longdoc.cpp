@@ -81,9 +81,9 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
     return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);
   }
   if (tool.json()) {
-    print_json(bench::longdoc_json(*rows));
+    print_json(bench::longdoc_json(*rows, systems_left_out(*options)));
   } else {
-    fmt::print("{}", bench::longdoc_table(*rows));
+    fmt::print("{}", bench::longdoc_table(*rows, systems_left_out(*options)));
   }
   for (const bench::LongdocRow& row : *rows) {
     if (row.wrong_blocks > 0)
@@ -119,7 +119,8 @@ void add_bench_longdoc(Tool& tool) {
   command->add_option("--repeat", options.repeat, "how often the documents are asked")->capture_default_str();
   command
       ->add_option("--systems", arguments->systems,
-                   "all, or of tiered-files, pooled-files, tiered-direct, striped-direct, pooled-direct")
+                   "all that the devices allow, or of tiered-files, pooled-files, tiered-direct, "
+                   "striped-direct, pooled-direct, tiered-passthrough, pooled-passthrough")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--seed", options.seed, "of the documents and of the order of the questions")

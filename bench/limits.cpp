@@ -1,6 +1,5 @@
 #include "bench/limits.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,16 +29,9 @@ Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Con
   Config own = config;
   own.buffer_bytes = buffer_bytes;
   for (DeviceConfig& device : own.devices) {
-    const bool file = device.kind == DeviceKind::file;
-    if (is_storage(device.kind) && !file) {
-      return fail(
-          Errc::unsupported,
-          fmt::format("{}: what a {} device can deliver is measured in a file beside its own, and it has "
-                      "none; use `file` devices",
-                      device.name, to_string(device.kind)));
-    }
-    device.size_bytes = std::min(device.size_bytes, file ? storage_bytes_max : memory_bytes_max);
-    if (file) device.path += ".limit";
+    device.size_bytes =
+        std::min(device.size_bytes, is_storage(device.kind) ? storage_bytes_max : memory_bytes_max);
+    if (device.kind == DeviceKind::file) device.path += ".limit";
   }
   auto opened = machine.open_devices(own, {});
   if (!opened) return tl::unexpected(opened.error());
@@ -157,7 +149,7 @@ Result<Profile> LimitMeter::profile() {
     device.read_bytes_per_second = (*rates)[d];
     device.write_bytes_per_second = (*rates)[d];
     device.queue_bytes = devices_[d].depth * devices_[d].part_bytes;
-    device.storage = devices_[d].config.kind == DeviceKind::file;
+    device.storage = is_storage(devices_[d].config.kind);
     profile.devices.push_back(device);
   }
   const auto together = measure();

@@ -17,11 +17,13 @@ namespace kvpool::bench {
 namespace {
 
 constexpr std::array system_table{
-    SystemKind{"tiered-files", false, true, std::nullopt},
-    SystemKind{"pooled-files", true, true, std::nullopt},
-    SystemKind{"tiered-direct", false, false, std::nullopt},
-    SystemKind{"striped-direct", true, false, PlacementRule::equal},
-    SystemKind{"pooled-direct", true, false, std::nullopt},
+    SystemKind{"tiered-files", false, StoragePath::files, std::nullopt},
+    SystemKind{"pooled-files", true, StoragePath::files, std::nullopt},
+    SystemKind{"tiered-direct", false, StoragePath::direct, std::nullopt},
+    SystemKind{"striped-direct", true, StoragePath::direct, PlacementRule::equal},
+    SystemKind{"pooled-direct", true, StoragePath::direct, std::nullopt},
+    SystemKind{"tiered-passthrough", false, StoragePath::passthrough, std::nullopt},
+    SystemKind{"pooled-passthrough", true, StoragePath::passthrough, std::nullopt},
 };
 constexpr uint32_t concurrency_max = 16;
 constexpr uint64_t tokens_max = 128 * 1024;
@@ -48,11 +50,31 @@ std::vector<const SystemKind*> chosen_systems(const LongdocOptions& options) {
   std::vector<const SystemKind*> chosen;
   for (const SystemKind& kind : system_table) {
     const auto& wanted = options.systems;
-    if (wanted.empty() || std::find(wanted.begin(), wanted.end(), kind.name) != wanted.end()) {
-      chosen.push_back(&kind);
-    }
+    const bool named = std::find(wanted.begin(), wanted.end(), kind.name) != wanted.end();
+    if (named || (wanted.empty() && why_left_out(kind.path, options.config).empty())) chosen.push_back(&kind);
   }
   return chosen;
+}
+
+// The devices that some of the systems use, and what is known of them.
+struct Side {
+  Config config;
+  Profile profile;
+  std::unique_ptr<LimitMeter> meter;  // none: measured before a system has the devices
+};
+
+Side make_side(const LongdocOptions& options, StoragePath path) {
+  Side side{.config = options.config};
+  side.config.namespaces.clear();
+  std::erase_if(side.config.devices, [path](const DeviceConfig& device) { return !uses(path, device.kind); });
+  if (!options.profile) return side;
+  side.profile = *options.profile;
+  side.profile.devices.clear();
+  for (size_t i = 0; i < options.config.devices.size(); ++i) {
+    if (uses(path, options.config.devices[i].kind))
+      side.profile.devices.push_back(options.profile->devices[i]);
+  }
+  return side;
 }
 
 // What one repeat was measured to take.
@@ -188,26 +210,53 @@ class Run {
   }
 
  private:
-  [[nodiscard]] Status measure() {
-    progress_("measuring the devices", 0);
-    auto meter = LimitMeter::open(machine_, options_.config, options_.limit_duration);
-    if (!meter) return tl::unexpected(meter.error());
-    meter_ = std::move(*meter);
-    if (options_.profile) {
-      profile_ = *options_.profile;
-      return {};
+  // Refuses at once what a system would be refused later, and measures the devices of its side if nothing
+  // else has told their rates.
+  [[nodiscard]] Status prepare(const SystemKind& kind) {
+    std::optional<Side>& side = sides_[kind.path == StoragePath::passthrough];
+    if (!side) {
+      progress_("measuring the devices", 0);
+      side = make_side(options_, kind.path);
+      auto meter = LimitMeter::open(machine_, side->config, options_.limit_duration);
+      if (!meter) return tl::unexpected(meter.error());
+      if (!options_.profile) {
+        auto profile = (*meter)->profile();
+        if (!profile) return tl::unexpected(profile.error());
+        side->profile = std::move(*profile);
+      }
+      if (kind.path != StoragePath::passthrough) side->meter = std::move(*meter);
     }
-    auto profile = meter_->profile();
-    if (!profile) return tl::unexpected(profile.error());
-    profile_ = std::move(*profile);
-    return {};
+    return kind.path == StoragePath::direct ? try_devices(*side) : Status{};
+  }
+
+  // Whether the storage devices can be had: a pool may be using them, or they may not fit their disk.
+  [[nodiscard]] Status try_devices(const Side& side) {
+    if (direct_tried_) return {};
+    direct_tried_ = true;
+    Config storage = side.config;
+    std::erase_if(storage.devices, [](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
+    storage.buffer_bytes = 0;
+    const auto opened = machine_.open_devices(storage, {});
+    return opened ? Status{} : tl::unexpected(opened.error());
+  }
+
+  // What the devices deliver now; of devices that cannot be opened beside a system, now is before it is
+  // opened.
+  [[nodiscard]] Result<Limits> limits_before(const Side& side) {
+    if (side.meter) return Limits{};
+    auto meter = LimitMeter::open(machine_, side.config, options_.limit_duration);
+    if (!meter) return tl::unexpected(meter.error());
+    return (*meter)->measure();
   }
 
   // One system with one set of documents: stored, compared byte by byte, and asked.
   [[nodiscard]] Status one(const SystemKind& kind, const Documents& documents) {
-    auto system = open_system(kind, machine_, options_.config, profile_, documents);
-    if (!system) return tl::unexpected(system.error());
+    const Side& side = *sides_[kind.path == StoragePath::passthrough];
     step(kind, documents, "storing");
+    const auto limits = limits_before(side);
+    if (!limits) return tl::unexpected(limits.error());
+    auto system = open_system(kind, machine_, side.config, side.profile, documents);
+    if (!system) return tl::unexpected(system.error());
     const SteadyClock clock;
     const Nanos begin = clock.now();
     if (auto stored = (*system)->store(); !stored) return stored;
@@ -221,8 +270,9 @@ class Run {
       std::vector<Repeat> repeats;
       for (uint32_t r = 0; r < options_.repeat; ++r) {
         step(kind, documents, fmt::format("asking, {} at a time", concurrency));
-        auto repeat = ask(**system, documents, concurrency, r);
+        auto repeat = ask(**system, documents, concurrency, r, side.meter.get());
         if (!repeat) return tl::unexpected(repeat.error());
+        if (!side.meter) repeat->limits = *limits;
         repeats.push_back(std::move(*repeat));
       }
       LongdocRow row = make_row(kind, documents, concurrency, repeats);
@@ -238,26 +288,28 @@ class Run {
   }
 
   [[nodiscard]] Result<Repeat> ask(System& system, const Documents& documents, uint32_t concurrency,
-                                   uint32_t number) {
+                                   uint32_t number, LimitMeter* meter) {
     const uint32_t questions = std::max(documents.count(), concurrency);
     const auto order = question_order(documents.count(), questions, options_.seed + number + 1);
     if (auto cold = system.make_cold(questions > documents.count()); !cold)
       return tl::unexpected(cold.error());
     Repeat repeat;
-    auto limits = meter_->measure();
-    if (!limits) return tl::unexpected(limits.error());
-    repeat.limits = std::move(*limits);
+    if (meter != nullptr) {
+      auto limits = meter->measure();
+      if (!limits) return tl::unexpected(limits.error());
+      repeat.limits = std::move(*limits);
+    }
     repeat.before = system.use();
-    for (MeterDevice* meter : system.meters()) meter->start_record(SteadyClock().now());
+    for (MeterDevice* device : system.meters()) device->start_record(SteadyClock().now());
     const CpuTime cpu = process_cpu_time();
     auto asked = system.ask(order, concurrency, Check::stamps);
     repeat.cpu = process_cpu_time() - cpu;
     repeat.after = system.use();
     if (!asked) return tl::unexpected(asked.error());
     repeat.asked = std::move(*asked);
-    for (const MeterDevice* meter : system.meters()) {
+    for (const MeterDevice* device : system.meters()) {
       repeat.busy_over_time.push_back(
-          fractions_of(meter->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
+          fractions_of(device->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
     }
     return repeat;
   }
@@ -272,8 +324,9 @@ class Run {
   const LongdocOptions& options_;
   const Progress& progress_;
   NewFiles new_files_;
-  std::unique_ptr<LimitMeter> meter_;
-  Profile profile_;
+  std::array<std::optional<Side>, 2>
+      sides_;  // of the systems that do without passthrough, and of those by it
+  bool direct_tried_ = false;
   std::vector<LongdocRow> rows_;
   uint64_t steps_ = 0;
   uint64_t steps_done_ = 0;
@@ -283,14 +336,26 @@ class Run {
 
 std::span<const SystemKind> system_kinds() { return system_table; }
 
+std::string why_left_out(StoragePath path, const Config& config) {
+  const auto count = [&](auto is) { return std::count_if(config.devices.begin(), config.devices.end(), is); };
+  const auto passed_through = count([](const DeviceConfig& d) { return is_passthrough(d.kind); });
+  if (path == StoragePath::passthrough) {
+    return passed_through > 0 ? "" : "no device of the configuration is read by passthrough (kind nvme)";
+  }
+  const auto memory = count([](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
+  if (passed_through == 0 || passed_through + memory < static_cast<ptrdiff_t>(config.devices.size()))
+    return {};
+  return "all storage devices of the configuration are read by passthrough; such systems want one of kind "
+         "file";
+}
+
 Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& machine, const Config& config,
                                             const Profile& profile, const Documents& documents) {
   Config own = config;
   own.buffer_bytes = consumer_buffer_bytes(documents);
   own.placement = kind.placement.value_or(config.placement);
-  own.namespaces.clear();
-  if (kind.pooled) return PooledSystem::open(machine, std::move(own), profile, documents, kind.files);
-  return TieredSystem::open(machine, own, documents, kind.files);
+  if (kind.pooled) return PooledSystem::open(machine, std::move(own), profile, documents, kind.path);
+  return TieredSystem::open(machine, own, documents, kind.path);
 }
 
 Status validate(const LongdocOptions& options) {
@@ -310,14 +375,26 @@ Status validate(const LongdocOptions& options) {
   }
   if (options.repeat == 0) return bad("--repeat 0: at least 1");
   for (const std::string& system : options.systems) {
-    const auto named = [&](const SystemKind& kind) { return kind.name == system; };
-    if (std::none_of(system_table.begin(), system_table.end(), named)) {
+    const auto kind = std::ranges::find(system_table, system, &SystemKind::name);
+    if (kind == system_table.end()) {
       std::vector<std::string_view> names;
-      for (const SystemKind& kind : system_table) names.push_back(kind.name);
+      for (const SystemKind& known : system_table) names.push_back(known.name);
       return bad(fmt::format("--systems {}: allowed are all, {}", system, fmt::join(names, ", ")));
+    }
+    if (const std::string why = why_left_out(kind->path, options.config); !why.empty()) {
+      return bad(fmt::format("--systems {}: {}", system, why));
     }
   }
   return {};
+}
+
+std::vector<LeftOut> systems_left_out(const LongdocOptions& options) {
+  std::vector<LeftOut> left_out;
+  for (const SystemKind& kind : system_table) {
+    std::string why = why_left_out(kind.path, options.config);
+    if (options.systems.empty() && !why.empty()) left_out.push_back({std::string(kind.name), std::move(why)});
+  }
+  return left_out;
 }
 
 Result<std::vector<LongdocRow>> run_longdoc(Machine& machine, const LongdocOptions& options,

@@ -76,8 +76,17 @@ using Progress = std::function<void(const std::string& phrase, double done)>;
 // floor that loading adds to. As measured for LLaMA-3.1-8B on an H100 under vLLM 0.26 (docs/benchmarks.md).
 [[nodiscard]] double question_prefill_s(uint64_t tokens);
 
-// {"prefill_source": ..., "systems": [...]}, as docs/cli.md has it.
-[[nodiscard]] nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows);
-[[nodiscard]] std::string longdoc_table(const std::vector<LongdocRow>& rows);
+// A system that nobody named, and which cannot run over these devices.
+struct LeftOut {
+  std::string system;
+  std::string because;
+};
+[[nodiscard]] std::vector<LeftOut> systems_left_out(const LongdocOptions& options);
+
+// {"prefill_source": ..., "systems": [...], "left_out": [...]}, as docs/cli.md has it.
+[[nodiscard]] nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows,
+                                                  const std::vector<LeftOut>& left_out);
+[[nodiscard]] std::string longdoc_table(const std::vector<LongdocRow>& rows,
+                                        const std::vector<LeftOut>& left_out);
 
 }  // namespace kvpool::bench

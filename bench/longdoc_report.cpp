@@ -87,25 +87,30 @@ double question_prefill_s(uint64_t tokens) {
   return prefill_points.back().seconds;
 }
 
-nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows) {
+nlohmann::ordered_json longdoc_json(const std::vector<LongdocRow>& rows,
+                                    const std::vector<LeftOut>& left_out) {
   nlohmann::ordered_json json;
   json["prefill_source"] = prefill_source;
   json["systems"] = nlohmann::ordered_json::array();
   for (const LongdocRow& row : rows) json["systems"].push_back(to_json(row));
+  json["left_out"] = nlohmann::ordered_json::array();
+  for (const LeftOut& out : left_out) {
+    json["left_out"].push_back({{"system", out.system}, {"because", out.because}});
+  }
   return json;
 }
 
-std::string longdoc_table(const std::vector<LongdocRow>& rows) {
+std::string longdoc_table(const std::vector<LongdocRow>& rows, const std::vector<LeftOut>& left_out) {
   std::string text;
   const LongdocRow* above = nullptr;
   for (const LongdocRow& row : rows) {
     if (above == nullptr || above->model != row.model || above->tokens != row.tokens) {
       text += fmt::format("{}{}, {} tokens\n", above == nullptr ? "" : "\n", row.model, row.tokens);
-      text += fmt::format("  {:<15}{:>3}{:>9}{:>9}{:>9}{:>8}{:>8}{:>10}{:>9}  {}\n", "system", "at",
+      text += fmt::format("  {:<18}{:>3}{:>9}{:>9}{:>9}{:>8}{:>8}{:>10}{:>9}  {}\n", "system", "at",
                           "seconds", "TTFT s", "GB/s", "limit", "of it", "CPU s", "in I/O s", "read from");
     }
     above = &row;
-    text += fmt::format("  {:<15}{:>3}{:>9.3f}{:>9.3f}{:>9.2f}{:>8.2f}{:>7.0f}%{:>10.2f}{:>9.2f}  {}",
+    text += fmt::format("  {:<18}{:>3}{:>9.3f}{:>9.3f}{:>9.2f}{:>8.2f}{:>7.0f}%{:>10.2f}{:>9.2f}  {}",
                         row.system, row.concurrency, row.seconds_p50, row.ttft_s, row.gbps, row.limit_gbps,
                         row.fraction_of_limit * 100, row.cpu_user_s + row.cpu_system_s, row.blocked_s,
                         shares(row));
@@ -113,6 +118,7 @@ std::string longdoc_table(const std::vector<LongdocRow>& rows) {
     text += '\n';
   }
   text += fmt::format("TTFT: the seconds and the question's prefill, {}\n", prefill_source);
+  for (const LeftOut& out : left_out) text += fmt::format("left out: {}: {}\n", out.system, out.because);
   return text;
 }
 

@@ -65,20 +65,33 @@ class System {
   [[nodiscard]] virtual uint64_t spilled_bytes() const = 0;
 };
 
+// What a system's storage part goes through: buffered chunk files in place of the configuration's devices,
+// those devices themselves, or the ones among them that are read by passthrough.
+enum class StoragePath : uint8_t { files, direct, passthrough };
+
 // One row of the comparison.
 struct SystemKind {
   std::string_view name;
   bool pooled;  // kvpool's engine; else one tier after the other
-  bool files;   // buffered chunk files; else the configuration's own storage devices
+  StoragePath path;
   std::optional<PlacementRule> placement;  // of pooled ones; none: the configuration's
 };
 [[nodiscard]] std::span<const SystemKind> system_kinds();
+
+// Whether such systems use such devices: passthrough systems the memory and the passthrough devices, the
+// others all but these.
+[[nodiscard]] constexpr bool uses(StoragePath path, DeviceKind kind) {
+  return kind == DeviceKind::memory || is_passthrough(kind) == (path == StoragePath::passthrough);
+}
+// Why such systems cannot run over this configuration; empty: they can.
+[[nodiscard]] std::string why_left_out(StoragePath path, const Config& config);
 
 // Bytes of recycled buffers that a consumer gets for these documents, the same for each system: enough for
 // the devices' queues to stay full while finished parts are looked at, a few blocks at least.
 [[nodiscard]] uint64_t consumer_buffer_bytes(const Documents& documents);
 
-// Opens the system over the configuration's devices. REQUIRES: documents and machine outlive it.
+// Opens the system over the configuration's devices. REQUIRES: documents and machine outlive it; all of the
+// devices are such as it uses.
 [[nodiscard]] Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& machine,
                                                           const Config& config, const Profile& profile,
                                                           const Documents& documents);

@@ -150,6 +150,76 @@ TEST_F(LongdocTest, SetsThePlacementOfEachSystem) {
   EXPECT_EQ(machine_.pool_storage.size(), 1U);
 }
 
+std::vector<std::string> systems_of(const std::vector<LongdocRow>& rows) {
+  std::vector<std::string> systems;
+  for (const LongdocRow& row : rows) systems.push_back(row.system);
+  return systems;
+}
+
+DeviceConfig nvme_config(uint64_t size_bytes) {
+  DeviceConfig device = file_config(size_bytes, "/dev/ng0n1");
+  device.name = "nvme0";
+  device.kind = DeviceKind::nvme;
+  return device;
+}
+
+TEST_F(LongdocTest, TheAblationIsWholeWithDevicesOfBothSorts) {
+  options_.config.devices.push_back(nvme_config(96 * mib));
+  options_.profile = Profile{};
+  for (const DeviceConfig& device : options_.config.devices)
+    options_.profile->devices.push_back({.name = device.name, .read_bytes_per_second = 1e9});
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(systems_of(*rows),
+            (std::vector<std::string>{"tiered-files", "pooled-files", "tiered-direct", "striped-direct",
+                                      "pooled-direct", "tiered-passthrough", "pooled-passthrough"}));
+  EXPECT_TRUE(systems_left_out(options_).empty());
+  for (const LongdocRow& row : *rows) {
+    EXPECT_EQ(row.wrong_blocks, 0U) << row.system;
+    EXPECT_GT(row.limit_gbps, 0) << row.system;
+    for (const LongdocDevice& device : row.devices) {
+      EXPECT_EQ(device.name == "nvme0", row.system.ends_with("passthrough") && device.name != "memory0")
+          << row.system << ' ' << device.name;
+    }
+  }
+  EXPECT_EQ(machine_.last_pool.devices.back().name, "nvme0");
+  EXPECT_EQ(machine_.last_pool.devices.size(), 2U);
+}
+
+// The drive is locked by whoever has it: not two of the run's own may have it at once.
+TEST_F(LongdocTest, OpensAPassthroughDeviceOnceAtATime) {
+  options_.config.devices = {memory_config(64 * mib), nvme_config(96 * mib)};
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(systems_of(*rows), (std::vector<std::string>{"tiered-passthrough", "pooled-passthrough"}));
+  const auto left_out = systems_left_out(options_);
+  ASSERT_EQ(left_out.size(), 5U);
+  EXPECT_NE(left_out[0].because.find("want one of kind file"), std::string::npos);
+}
+
+TEST_F(LongdocTest, SaysWhichSystemsWereLeftOut) {
+  const auto left_out = systems_left_out(options_);
+  ASSERT_EQ(left_out.size(), 2U);
+  EXPECT_EQ(left_out[0].system, "tiered-passthrough");
+  EXPECT_NE(left_out[0].because.find("no device of the configuration"), std::string::npos);
+  options_.systems = {"tiered-files"};
+  EXPECT_TRUE(systems_left_out(options_).empty());
+}
+
+// Before anything is measured or stored.
+TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
+  machine_.in_use = options_.config.devices[1].path;
+  options_.systems = {"tiered-files", "pooled-direct"};
+  std::vector<std::string> phrases;
+  const auto refused =
+      run_longdoc(machine_, options_, [&](const std::string& phrase, double) { phrases.push_back(phrase); });
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::in_use);
+  EXPECT_EQ(phrases, (std::vector<std::string>{"measuring the devices"}));
+  options_.systems = {"tiered-files"};
+  EXPECT_TRUE(run());
+}
+
 TEST_F(LongdocTest, ReportsWrongBlocks) {
   options_.systems = {"pooled-direct"};
   fake_pool().wrong_block_every = 7;
@@ -209,8 +279,9 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
                          .busy_fraction = 0.25,
                          .busy_over_time = {0.1239, 1}});
   row.devices.push_back({.name = "file0"});
-  const auto json = longdoc_json({row});
-  EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems"}));
+  const auto json = longdoc_json({row}, {{"pooled-passthrough", "no device"}});
+  EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems", "left_out"}));
+  EXPECT_EQ(keys_of(json["left_out"][0]), (std::set<std::string>{"system", "because"}));
   EXPECT_EQ(keys_of(json["systems"][0]),
             (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min", "seconds_p50",
                                    "seconds_max", "gbps", "limit_gbps", "store_gbps", "ttft_s",

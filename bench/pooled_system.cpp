@@ -72,10 +72,10 @@ std::vector<LayerUnit> layer_units(const Documents& documents, uint64_t unit_byt
 }
 
 Result<std::unique_ptr<System>> PooledSystem::open(Machine& machine, Config config, const Profile& profile,
-                                                   const Documents& documents, bool files) {
+                                                   const Documents& documents, StoragePath path) {
   std::unique_ptr<PooledSystem> system(new PooledSystem(documents));
   DeviceHooks hooks = meter_hooks(system->meters_);
-  if (files) {
+  if (path == StoragePath::files) {
     system->files_ = std::make_unique<FilesStorage>();
     hooks.make_storage = [&](const DeviceConfig& device) {
       return system->files_->make(device, documents.padded_block_bytes());

@@ -1,9 +1,10 @@
 // PooledSystem: kvpool itself, through its C API, as a serving engine's connector uses it: match and pin a
 // document once, then retrieve it layer by layer into a ring of recycled buffers, several tickets in flight.
 //
-//   pooled-direct   the configuration's devices, shares by bandwidth
-//   striped-direct  the same with equal shares: what RAID 0 gives
-//   pooled-files    the storage devices replaced by buffered chunk files
+//   pooled-direct       the configuration's devices, shares by bandwidth
+//   striped-direct      the same with equal shares: what RAID 0 gives
+//   pooled-files        the storage devices replaced by buffered chunk files
+//   pooled-passthrough  as pooled-direct, over the passthrough devices
 //
 // Thread and failure: as System. Blocks that the pool does not bring back count as wrong.
 
@@ -34,7 +35,7 @@ class PooledSystem final : public System {
  public:
   [[nodiscard]] static Result<std::unique_ptr<System>> open(Machine& machine, Config config,
                                                             const Profile& profile,
-                                                            const Documents& documents, bool files);
+                                                            const Documents& documents, StoragePath path);
 
   [[nodiscard]] Status store() override;
   [[nodiscard]] Status make_cold(bool again) override;

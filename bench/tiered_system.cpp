@@ -42,8 +42,8 @@ std::vector<BlockPart> block_parts(const Geometry& geometry, bool all, uint64_t 
 }
 
 Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Config& config,
-                                                   const Documents& documents, bool files) {
-  auto storage = files ? std::make_unique<FilesStorage>() : nullptr;
+                                                   const Documents& documents, StoragePath path) {
+  auto storage = path == StoragePath::files ? std::make_unique<FilesStorage>() : nullptr;
   std::vector<MeterDevice*> meters;
   DeviceHooks hooks = meter_hooks(meters);
   if (storage) {

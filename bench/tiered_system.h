@@ -2,8 +2,9 @@
 // room, then in the first storage device, then in the next. A document is read one tier after the other, in
 // blocks, into recycled block buffers.
 //
-//   tiered-files   the storage tiers are chunk files, one a block, read whole by four workers
-//   tiered-direct  the storage tiers are the configuration's own devices, with their queues kept full
+//   tiered-files        the storage tiers are chunk files, one a block, read whole by four workers
+//   tiered-direct       the storage tiers are the configuration's own devices, with their queues kept full
+//   tiered-passthrough  as tiered-direct, over the passthrough devices
 //
 // Thread and failure: as System.
 
@@ -25,7 +26,7 @@ namespace kvpool::bench {
 class TieredSystem final : public System {
  public:
   [[nodiscard]] static Result<std::unique_ptr<System>> open(Machine& machine, const Config& config,
-                                                            const Documents& documents, bool files);
+                                                            const Documents& documents, StoragePath path);
   ~TieredSystem() override;
 
   [[nodiscard]] Status store() override;

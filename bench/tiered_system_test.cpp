@@ -48,7 +48,7 @@ TEST(BlockParts, JoinsNeighboursAndLeavesWindowsOut) {
   EXPECT_EQ(next, 3 * big + 8192);
 }
 
-class TieredSystemTest : public testing::TestWithParam<bool> {
+class TieredSystemTest : public testing::TestWithParam<StoragePath> {
  protected:
   TestFolder folder_;
   TestMachine machine_;
@@ -138,11 +138,13 @@ TEST_P(TieredSystemTest, RefusesDocumentsThatDoNotFit) {
   EXPECT_EQ(system.error().code, Errc::too_large);
 }
 
-INSTANTIATE_TEST_SUITE_P(FilesAndDirect, TieredSystemTest, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(FilesAndDirect, TieredSystemTest,
+                         testing::Values(StoragePath::direct, StoragePath::files));
 
 TEST_F(TieredSystemTest, SeesAFlippedBit) {
   machine_.corrupt_every = 5;
-  auto system = TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, false);
+  auto system =
+      TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, StoragePath::direct);
   ASSERT_TRUE(system);
   ASSERT_TRUE((*system)->store());
   const auto asked = (*system)->ask(question_order(3, 3, 1), 1, Check::every_byte);
@@ -152,7 +154,8 @@ TEST_F(TieredSystemTest, SeesAFlippedBit) {
 
 TEST_F(TieredSystemTest, AShortRequestIsNoSuccess) {
   machine_.short_every = 20;
-  auto system = TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, false);
+  auto system =
+      TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, StoragePath::direct);
   ASSERT_TRUE(system);
   ASSERT_TRUE((*system)->store());
   EXPECT_EQ((*system)->ask(question_order(3, 12, 1), 2, Check::stamps).error().code, Errc::short_io);
@@ -160,7 +163,8 @@ TEST_F(TieredSystemTest, AShortRequestIsNoSuccess) {
 
 TEST_F(TieredSystemTest, AFailedRequestEndsTheRunAndHoldsNoBuffer) {
   machine_.fail_every = 20;
-  auto system = TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, false);
+  auto system =
+      TieredSystem::open(machine_, small_config(folder_, 5 * mib, 16 * mib), documents_, StoragePath::direct);
   ASSERT_TRUE(system);
   ASSERT_TRUE((*system)->store());
   const auto asked = (*system)->ask(question_order(3, 12, 1), 2, Check::stamps);
