@@ -10,6 +10,7 @@
 #include "apps/command.h"
 #include "apps/pool_options.h"
 #include "apps/progress.h"
+#include "apps/system_calls.h"
 #include "base/units.h"
 #include "bench/longdoc.h"
 #include "probe/profile_file.h"
@@ -73,9 +74,11 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
   {
     ProgressBar bar("bench longdoc");
     constexpr uint64_t all = 1000;
-    rows = bench::run_longdoc(machine, *options, [&bar](const std::string& /*phrase*/, double done) {
-      bar.update(static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
-    });
+    rows = bench::run_longdoc(machine, *options, {start_counting_system_calls, stop_counting_system_calls},
+                              [&bar](const std::string& /*phrase*/, double done) {
+                                bar.update(
+                                    static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
+                              });
   }
   if (!rows) {
     return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);

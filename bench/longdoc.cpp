@@ -9,22 +9,11 @@
 #include <chrono>
 
 #include "base/units.h"
-#include "bench/pooled_system.h"
 #include "bench/system_time.h"
-#include "bench/tiered_system.h"
 
 namespace kvpool::bench {
 namespace {
 
-constexpr std::array system_table{
-    SystemKind{"tiered-files", false, StoragePath::files, std::nullopt},
-    SystemKind{"pooled-files", true, StoragePath::files, std::nullopt},
-    SystemKind{"tiered-direct", false, StoragePath::direct, std::nullopt},
-    SystemKind{"striped-direct", true, StoragePath::direct, PlacementRule::equal},
-    SystemKind{"pooled-direct", true, StoragePath::direct, std::nullopt},
-    SystemKind{"tiered-passthrough", false, StoragePath::passthrough, std::nullopt},
-    SystemKind{"pooled-passthrough", true, StoragePath::passthrough, std::nullopt},
-};
 constexpr uint32_t concurrency_max = 16;
 constexpr uint64_t tokens_max = 128 * 1024;
 constexpr uint32_t documents_max = 256;
@@ -48,7 +37,7 @@ double median_of(const Repeats& repeats, Get get) {
 
 std::vector<const SystemKind*> chosen_systems(const LongdocOptions& options) {
   std::vector<const SystemKind*> chosen;
-  for (const SystemKind& kind : system_table) {
+  for (const SystemKind& kind : system_kinds()) {
     const auto& wanted = options.systems;
     const bool named = std::find(wanted.begin(), wanted.end(), kind.name) != wanted.end();
     if (named || (wanted.empty() && why_left_out(kind.path, options.config).empty())) chosen.push_back(&kind);
@@ -82,6 +71,8 @@ struct Repeat {
   Asked asked;
   CpuTime cpu;
   SystemUse before, after;
+  std::vector<ThreadCalls> threads;  // empty: not counted
+  CallTotals calls;
   Limits limits;                                    // measured just before it
   std::vector<std::vector<double>> busy_over_time;  // [devices][busy_bins]
 
@@ -91,21 +82,16 @@ struct Repeat {
   [[nodiscard]] double read_bytes(size_t device) const {
     return static_cast<double>(after.devices[device].read_bytes - before.devices[device].read_bytes);
   }
+  [[nodiscard]] double requests_s(size_t device) const {
+    return to_seconds(after.devices[device].under_way - before.devices[device].under_way);
+  }
+  [[nodiscard]] double storage_busy_s() const {
+    return std::min(wall_s(), to_seconds(*after.storage_busy - *before.storage_busy));
+  }
   [[nodiscard]] double busy_s(size_t device) const {
     return std::min(wall_s(), to_seconds(after.devices[device].busy - before.devices[device].busy));
   }
-  [[nodiscard]] double blocked_s() const;
 };
-
-// A thread that sleeps between polls waits for I/O at most while a storage device has something under way.
-double Repeat::blocked_s() const {
-  double storage_busy_s = 0;
-  for (size_t d = 0; d < after.devices.size(); ++d) {
-    if (!after.devices[d].in_place) storage_busy_s = std::max(storage_busy_s, busy_s(d));
-  }
-  return to_seconds(after.io_calls - before.io_calls) +
-         std::min(to_seconds(after.slept - before.slept), storage_busy_s);
-}
 
 // That of the median wall time; of the two in the middle the shorter.
 const Repeat& median_repeat(const std::vector<Repeat>& repeats) {
@@ -127,13 +113,29 @@ std::vector<LongdocDevice> make_devices(const std::vector<Repeat>& repeats,
     LongdocDevice device{.name = typical.after.devices[d].name, .bytes = static_cast<uint64_t>(bytes)};
     if (d < planned_shares.size()) device.planned_share = planned_shares[d];
     device.busy_fraction = median_of(repeats, [d](const Repeat& r) { return r.busy_s(d) / r.wall_s(); });
+    device.limit_gbps =
+        median_of(repeats, [d](const Repeat& r) { return r.limits.read_bytes_per_second[d] / 1e9; });
     device.busy_over_time = typical.busy_over_time[d];
+    if (!typical.after.devices[d].in_place) {
+      device.requests_s = median_of(repeats, [d](const Repeat& r) { return r.requests_s(d); });
+    }
     devices.push_back(std::move(device));
   }
   for (LongdocDevice& device : devices) {
     device.share = all_bytes > 0 ? static_cast<double>(device.bytes) / all_bytes : 0;
   }
   return devices;
+}
+
+LongdocCalls make_calls(const std::vector<Repeat>& repeats, const Repeat& typical) {
+  const auto number = [&](auto get) { return static_cast<uint64_t>(median_of(repeats, get)); };
+  LongdocCalls calls;
+  calls.blocked_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.calls.blocked); });
+  calls.idle_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.calls.idle); });
+  calls.io_calls = number([](const Repeat& r) { return static_cast<double>(r.calls.io_calls); });
+  calls.other_calls = number([](const Repeat& r) { return static_cast<double>(r.calls.other_calls); });
+  calls.threads = typical.threads;
+  return calls;
 }
 
 LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t concurrency,
@@ -157,8 +159,13 @@ LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t
   row.ttft_s = row.seconds_p50 + question_prefill_s(row.tokens);
   row.cpu_user_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.user); });
   row.cpu_system_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.system); });
-  row.blocked_s = median_of(repeats, [](const Repeat& r) { return r.blocked_s(); });
-  row.busy_bin_s = median_repeat(repeats).wall_s() / static_cast<double>(busy_bins);
+  const Repeat& typical = median_repeat(repeats);
+  row.busy_bin_s = typical.wall_s() / static_cast<double>(busy_bins);
+  if (typical.before.storage_busy && typical.after.storage_busy) {
+    row.device_s = median_of(repeats, [](const Repeat& r) { return r.storage_busy_s(); });
+    row.device_s_by_kernel = kind.path == StoragePath::files;
+  }
+  if (!typical.threads.empty()) row.calls = make_calls(repeats, typical);
   return row;
 }
 
@@ -186,8 +193,13 @@ class NewFiles {
 
 class Run {
  public:
-  Run(Machine& machine, const LongdocOptions& options, const Progress& progress)
-      : machine_(machine), options_(options), progress_(progress), new_files_(options.config) {}
+  Run(Machine& machine, const LongdocOptions& options, const SystemCallCounter& counter,
+      const Progress& progress)
+      : machine_(machine),
+        options_(options),
+        counter_(counter),
+        progress_(progress),
+        new_files_(options.config) {}
 
   [[nodiscard]] Result<std::vector<LongdocRow>> all() {
     const auto systems = chosen_systems(options_);
@@ -300,14 +312,18 @@ class Run {
       repeat.limits = std::move(*limits);
     }
     repeat.before = system.use();
-    for (MeterDevice* device : system.meters()) device->start_record(SteadyClock().now());
+    const Meters& meters = system.meters();
+    for (MeterDevice* device : meters.devices) device->start_record(SteadyClock().now());
+    if (counter_.start) counter_.start();
     const CpuTime cpu = process_cpu_time();
     auto asked = system.ask(order, concurrency, Check::stamps);
     repeat.cpu = process_cpu_time() - cpu;
+    if (counter_.stop) repeat.threads = counter_.stop();
     repeat.after = system.use();
+    repeat.calls = add_up(repeat.threads, meters.storage_drivers());
     if (!asked) return tl::unexpected(asked.error());
     repeat.asked = std::move(*asked);
-    for (const MeterDevice* device : system.meters()) {
+    for (const MeterDevice* device : meters.devices) {
       repeat.busy_over_time.push_back(
           fractions_of(device->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
     }
@@ -322,6 +338,7 @@ class Run {
 
   Machine& machine_;
   const LongdocOptions& options_;
+  const SystemCallCounter& counter_;
   const Progress& progress_;
   NewFiles new_files_;
   std::array<std::optional<Side>, 2>
@@ -333,30 +350,6 @@ class Run {
 };
 
 }  // namespace
-
-std::span<const SystemKind> system_kinds() { return system_table; }
-
-std::string why_left_out(StoragePath path, const Config& config) {
-  const auto count = [&](auto is) { return std::count_if(config.devices.begin(), config.devices.end(), is); };
-  const auto passed_through = count([](const DeviceConfig& d) { return is_passthrough(d.kind); });
-  if (path == StoragePath::passthrough) {
-    return passed_through > 0 ? "" : "no device of the configuration is read by passthrough (kind nvme)";
-  }
-  const auto memory = count([](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
-  if (passed_through == 0 || passed_through + memory < static_cast<ptrdiff_t>(config.devices.size()))
-    return {};
-  return "all storage devices of the configuration are read by passthrough; such systems want one of kind "
-         "file";
-}
-
-Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& machine, const Config& config,
-                                            const Profile& profile, const Documents& documents) {
-  Config own = config;
-  own.buffer_bytes = consumer_buffer_bytes(documents);
-  own.placement = kind.placement.value_or(config.placement);
-  if (kind.pooled) return PooledSystem::open(machine, std::move(own), profile, documents, kind.path);
-  return TieredSystem::open(machine, own, documents, kind.path);
-}
 
 Status validate(const LongdocOptions& options) {
   const auto bad = [](std::string what) { return fail(Errc::invalid_argument, std::move(what)); };
@@ -375,10 +368,10 @@ Status validate(const LongdocOptions& options) {
   }
   if (options.repeat == 0) return bad("--repeat 0: at least 1");
   for (const std::string& system : options.systems) {
-    const auto kind = std::ranges::find(system_table, system, &SystemKind::name);
-    if (kind == system_table.end()) {
+    const auto kind = std::ranges::find(system_kinds(), system, &SystemKind::name);
+    if (kind == system_kinds().end()) {
       std::vector<std::string_view> names;
-      for (const SystemKind& known : system_table) names.push_back(known.name);
+      for (const SystemKind& known : system_kinds()) names.push_back(known.name);
       return bad(fmt::format("--systems {}: allowed are all, {}", system, fmt::join(names, ", ")));
     }
     if (const std::string why = why_left_out(kind->path, options.config); !why.empty()) {
@@ -390,7 +383,7 @@ Status validate(const LongdocOptions& options) {
 
 std::vector<LeftOut> systems_left_out(const LongdocOptions& options) {
   std::vector<LeftOut> left_out;
-  for (const SystemKind& kind : system_table) {
+  for (const SystemKind& kind : system_kinds()) {
     std::string why = why_left_out(kind.path, options.config);
     if (options.systems.empty() && !why.empty()) left_out.push_back({std::string(kind.name), std::move(why)});
   }
@@ -398,9 +391,9 @@ std::vector<LeftOut> systems_left_out(const LongdocOptions& options) {
 }
 
 Result<std::vector<LongdocRow>> run_longdoc(Machine& machine, const LongdocOptions& options,
-                                            const Progress& progress) {
+                                            const SystemCallCounter& counter, const Progress& progress) {
   if (auto valid = validate(options); !valid) return tl::unexpected(valid.error());
-  return Run(machine, options, progress).all();
+  return Run(machine, options, counter, progress).all();
 }
 
 }  // namespace kvpool::bench

@@ -8,6 +8,7 @@
 
 #include "bench/payload.h"
 #include "bench/pooled_system.h"
+#include "bench/system_time.h"
 #include "bench/testing/fake_pool.h"
 #include "bench/testing/test_machine.h"
 
@@ -100,12 +101,13 @@ class LongdocTest : public testing::Test {
     options_.limit_duration = std::chrono::milliseconds(5);
   }
   [[nodiscard]] Result<std::vector<LongdocRow>> run() {
-    return run_longdoc(machine_, options_, [](const std::string&, double) {});
+    return run_longdoc(machine_, options_, counter_, [](const std::string&, double) {});
   }
 
   TestFolder folder_;
   TestMachine machine_;
   LongdocOptions options_;
+  SystemCallCounter counter_;
 };
 
 TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
@@ -211,13 +213,39 @@ TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
   machine_.in_use = options_.config.devices[1].path;
   options_.systems = {"tiered-files", "pooled-direct"};
   std::vector<std::string> phrases;
-  const auto refused =
-      run_longdoc(machine_, options_, [&](const std::string& phrase, double) { phrases.push_back(phrase); });
+  const auto refused = run_longdoc(machine_, options_, {},
+                                   [&](const std::string& phrase, double) { phrases.push_back(phrase); });
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Errc::in_use);
   EXPECT_EQ(phrases, (std::vector<std::string>{"measuring the devices"}));
   options_.systems = {"tiered-files"};
   EXPECT_TRUE(run());
+}
+
+TEST_F(LongdocTest, AddsUpTheSystemCallsOfARepeat) {
+  options_.systems = {"tiered-files", "tiered-direct"};
+  options_.repeat = 3;
+  uint32_t begun = 0;
+  counter_.start = [&] { ++begun; };
+  counter_.stop = [&] {
+    ThreadCalls self{.thread = this_thread(), .name = "self"};
+    self.kinds[static_cast<size_t>(CallKind::io)] = {7, std::chrono::milliseconds(10)};
+    self.kinds[static_cast<size_t>(CallKind::wait)] = {2, std::chrono::milliseconds(100)};
+    return std::vector{self};
+  };
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(begun, 6U);  // what is stored and compared is not counted
+  const LongdocCalls& files = *(*rows)[0].calls;
+  EXPECT_DOUBLE_EQ(files.blocked_s, 0.01);
+  EXPECT_EQ(files.io_calls, 7U);
+  EXPECT_EQ(files.other_calls, 2U);
+  const LongdocCalls& direct = *(*rows)[1].calls;
+  EXPECT_DOUBLE_EQ(direct.blocked_s, 0.11);
+  EXPECT_EQ(direct.io_calls, 9U);
+  ASSERT_EQ(direct.threads.size(), 1U);
+  EXPECT_GT((*rows)[1].device_s, 0);
+  EXPECT_FALSE((*rows)[1].device_s_by_kernel);
 }
 
 TEST_F(LongdocTest, ReportsWrongBlocks) {
@@ -247,7 +275,7 @@ TEST_F(LongdocTest, ValidatesBeforeItTouchesAnything) {
   const auto expect_refused = [&](auto change) {
     LongdocOptions changed = options_;
     change(changed);
-    const auto refused = run_longdoc(machine_, changed, [](const std::string&, double) {});
+    const auto refused = run_longdoc(machine_, changed, {}, [](const std::string&, double) {});
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::invalid_argument);
   };
@@ -283,14 +311,18 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
   EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems", "left_out"}));
   EXPECT_EQ(keys_of(json["left_out"][0]), (std::set<std::string>{"system", "because"}));
   EXPECT_EQ(keys_of(json["systems"][0]),
-            (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min", "seconds_p50",
-                                   "seconds_max", "gbps", "limit_gbps", "store_gbps", "ttft_s",
-                                   "fraction_of_limit", "cpu_user_s", "cpu_system_s", "blocked_s",
-                                   "spilled_bytes", "wrong_blocks", "busy_bin_s", "devices"}));
+            (std::set<std::string>{"system",        "model",         "tokens",       "concurrency",
+                                   "seconds_min",   "seconds_p50",   "seconds_max",  "gbps",
+                                   "limit_gbps",    "store_gbps",    "ttft_s",       "fraction_of_limit",
+                                   "cpu_user_s",    "cpu_system_s",  "blocked_s",    "idle_s",
+                                   "io_calls",      "other_calls",   "threads",      "device_s",
+                                   "device_s_from", "spilled_bytes", "wrong_blocks", "busy_bin_s",
+                                   "devices"}));
   EXPECT_EQ(json["systems"][0]["busy_bin_s"], 0.0123);
   const auto& devices = json["systems"][0]["devices"];
-  EXPECT_EQ(keys_of(devices[0]), (std::set<std::string>{"name", "bytes", "share", "planned_share",
-                                                        "busy_fraction", "busy_over_time"}));
+  EXPECT_EQ(keys_of(devices[0]),
+            (std::set<std::string>{"name", "bytes", "share", "planned_share", "busy_fraction", "limit_gbps",
+                                   "requests_s", "busy_over_time"}));
   EXPECT_EQ(devices[0]["planned_share"], 0.625);
   EXPECT_EQ(devices[0]["busy_over_time"], (std::vector<double>{0.124, 1}));
   EXPECT_TRUE(devices[1]["planned_share"].is_null());

@@ -7,9 +7,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
-#include "bench/meter_transfer.h"
 #include "bench/payload.h"
-#include "bench/system_time.h"
 
 namespace kvpool::bench {
 namespace {
@@ -74,8 +72,9 @@ std::vector<LayerUnit> layer_units(const Documents& documents, uint64_t unit_byt
 Result<std::unique_ptr<System>> PooledSystem::open(Machine& machine, Config config, const Profile& profile,
                                                    const Documents& documents, StoragePath path) {
   std::unique_ptr<PooledSystem> system(new PooledSystem(documents));
-  DeviceHooks hooks = meter_hooks(system->meters_);
-  if (path == StoragePath::files) {
+  const bool files = path == StoragePath::files;
+  DeviceHooks hooks = meter_hooks(*system->meters_, files);
+  if (files) {
     system->files_ = std::make_unique<FilesStorage>();
     hooks.make_storage = [&](const DeviceConfig& device) {
       return system->files_->make(device, documents.padded_block_bytes());
@@ -384,21 +383,6 @@ std::vector<double> PooledSystem::planned_shares() const {
   return shares;
 }
 
-SystemUse PooledSystem::use() const {
-  SystemUse use;
-  for (const MeterDevice* meter : meters_) {
-    const MeterCounters counters = meter->counters();
-    const bool in_place = meter->limits().in_place;
-    use.devices.push_back({meter->name(), in_place, counters.read_bytes, counters.busy});
-    if (!files_ && !in_place) use.io_calls += counters.calls;
-  }
-  if (files_) {
-    use.io_calls = files_->io_call_time();
-  } else if (!meters_.empty()) {
-    const ThreadTime engine = thread_time(meters_.front()->owner_thread());
-    use.slept = SteadyClock().now() - engine.running - engine.runnable;
-  }
-  return use;
-}
+SystemUse PooledSystem::use() const { return use_of(*meters_, files_.get()); }
 
 }  // namespace kvpool::bench

@@ -42,7 +42,7 @@ class PooledSystem final : public System {
   [[nodiscard]] Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
                                   Check check) override;
   [[nodiscard]] SystemUse use() const override;
-  [[nodiscard]] std::span<MeterDevice* const> meters() const override { return meters_; }
+  [[nodiscard]] const Meters& meters() const override { return *meters_; }
   [[nodiscard]] std::vector<double> planned_shares() const override;
   [[nodiscard]] uint64_t spilled_bytes() const override { return pool_->settled_stats().spilled_bytes; }
 
@@ -55,8 +55,8 @@ class PooledSystem final : public System {
   [[nodiscard]] Status wait_for_store(Ticket ticket, uint32_t blocks);
 
   const Documents& documents_;
-  std::unique_ptr<FilesStorage> files_;  // null: the configuration's own devices
-  std::vector<MeterDevice*> meters_;     // the pool's
+  std::unique_ptr<FilesStorage> files_;                          // null: the configuration's own devices
+  std::unique_ptr<Meters> meters_ = std::make_unique<Meters>();  // of the pool's devices
   std::optional<Pool> pool_;
   std::optional<Consumer> consumer_;  // after the pool: closed first
   NamespaceId namespace_;
