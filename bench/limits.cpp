@@ -13,7 +13,7 @@ constexpr uint64_t part_bytes_max = 1ULL << 20;
 // Beyond what processors and drives keep in caches of their own.
 constexpr uint64_t memory_bytes_max = 256ULL << 20;
 constexpr uint64_t storage_bytes_max = 1ULL << 30;
-constexpr uint64_t buffer_bytes = 128ULL << 20;
+constexpr uint64_t buffer_bytes_max = 128ULL << 20;
 constexpr uint32_t depth_storage = 32;
 constexpr uint32_t depth_memory = 8;
 
@@ -27,10 +27,11 @@ Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Con
   std::unique_ptr<LimitMeter> meter(new LimitMeter);
   meter->duration_ = duration;
   Config own = config;
-  own.buffer_bytes = buffer_bytes;
+  own.buffer_bytes = 0;
   for (DeviceConfig& device : own.devices) {
     device.size_bytes =
         std::min(device.size_bytes, is_storage(device.kind) ? storage_bytes_max : memory_bytes_max);
+    own.buffer_bytes = std::min(own.buffer_bytes + device.size_bytes, buffer_bytes_max);
     if (device.kind == DeviceKind::file) device.path += ".limit";
   }
   auto opened = machine.open_devices(own, {});

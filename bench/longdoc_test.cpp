@@ -222,6 +222,17 @@ TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
   EXPECT_TRUE(run());
 }
 
+// Fewer buffers than there would be: each holds a segment.
+TEST_F(LongdocTest, TakesSegmentsOfMoreThanABuffersShare) {
+  options_.models = {
+      Geometry{.name = "large", .block_tokens = 128, .segment_bytes = {4 * mib}, .window = {}}};
+  options_.concurrency = {16};
+  options_.repeat = 1;
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  for (const LongdocRow& row : *rows) EXPECT_EQ(row.wrong_blocks, 0U) << row.system;
+}
+
 TEST_F(LongdocTest, AddsUpTheSystemCallsOfARepeat) {
   options_.systems = {"tiered-files", "tiered-direct"};
   options_.repeat = 3;
