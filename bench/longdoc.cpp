@@ -205,8 +205,11 @@ class Run {
     const auto systems = chosen_systems(options_);
     steps_ = options_.models.size() * options_.tokens.size() * systems.size() *
              (2 + options_.concurrency.size() * options_.repeat);
+    if (std::ranges::any_of(systems, [](const auto* kind) { return kind->path == StoragePath::direct; })) {
+      if (auto free = try_devices(); !free) return tl::unexpected(free.error());
+    }
     for (const SystemKind* kind : systems) {
-      if (auto ready = prepare(*kind); !ready) return tl::unexpected(ready.error());
+      if (auto ready = prepare(kind->path); !ready) return tl::unexpected(ready.error());
     }
     for (const Geometry& geometry : options_.models) {
       for (const uint64_t tokens : options_.tokens) {
@@ -222,34 +225,31 @@ class Run {
   }
 
  private:
-  // Refuses at once what a system would be refused later, and measures the devices of its side if nothing
-  // else has told their rates.
-  [[nodiscard]] Status prepare(const SystemKind& kind) {
-    std::optional<Side>& side = sides_[kind.path == StoragePath::passthrough];
-    if (!side) {
-      progress_("measuring the devices", 0);
-      side = make_side(options_, kind.path);
-      auto meter = LimitMeter::open(machine_, side->config, options_.limit_duration);
-      if (!meter) return tl::unexpected(meter.error());
-      if (!options_.profile) {
-        auto profile = (*meter)->profile();
-        if (!profile) return tl::unexpected(profile.error());
-        side->profile = std::move(*profile);
-      }
-      if (kind.path != StoragePath::passthrough) side->meter = std::move(*meter);
-    }
-    return kind.path == StoragePath::direct ? try_devices(*side) : Status{};
-  }
-
-  // Whether the storage devices can be had: a pool may be using them, or they may not fit their disk.
-  [[nodiscard]] Status try_devices(const Side& side) {
-    if (direct_tried_) return {};
-    direct_tried_ = true;
-    Config storage = side.config;
+  // Refuses at once what the first direct system would be refused later: a pool may be using the storage
+  // devices, or they may not fit their disk. Passthrough devices are opened to be measured.
+  [[nodiscard]] Status try_devices() {
+    Config storage = make_side(options_, StoragePath::direct).config;
     std::erase_if(storage.devices, [](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
     storage.buffer_bytes = 0;
     const auto opened = machine_.open_devices(storage, {});
     return opened ? Status{} : tl::unexpected(opened.error());
+  }
+
+  // Opens what measures the devices of a side, and measures them if nothing else has told their rates.
+  [[nodiscard]] Status prepare(StoragePath path) {
+    std::optional<Side>& side = sides_[path == StoragePath::passthrough];
+    if (side) return {};
+    progress_("measuring the devices", 0);
+    side = make_side(options_, path);
+    auto meter = LimitMeter::open(machine_, side->config, options_.limit_duration);
+    if (!meter) return tl::unexpected(meter.error());
+    if (!options_.profile) {
+      auto profile = (*meter)->profile();
+      if (!profile) return tl::unexpected(profile.error());
+      side->profile = std::move(*profile);
+    }
+    if (path != StoragePath::passthrough) side->meter = std::move(*meter);
+    return {};
   }
 
   // What the devices deliver now; of devices that cannot be opened beside a system, now is before it is
@@ -343,7 +343,6 @@ class Run {
   NewFiles new_files_;
   std::array<std::optional<Side>, 2>
       sides_;  // of the systems that do without passthrough, and of those by it
-  bool direct_tried_ = false;
   std::vector<LongdocRow> rows_;
   uint64_t steps_ = 0;
   uint64_t steps_done_ = 0;

@@ -217,7 +217,7 @@ TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
                                    [&](const std::string& phrase, double) { phrases.push_back(phrase); });
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Errc::in_use);
-  EXPECT_EQ(phrases, (std::vector<std::string>{"measuring the devices"}));
+  EXPECT_TRUE(phrases.empty());
   options_.systems = {"tiered-files"};
   EXPECT_TRUE(run());
 }
