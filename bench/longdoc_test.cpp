@@ -93,8 +93,11 @@ class LongdocTest : public testing::Test {
  protected:
   void SetUp() override {
     fake_pool() = FakePool{};
-    options_.config.devices = {memory_config(64 * mib), file_config(96 * mib, folder_.path("pool"))};
-    options_.models = {*preset_geometry("llama-3.1-8b")};
+    options_.config.devices = {memory_config(4 * mib), file_config(6 * mib, folder_.path("pool"))};
+    options_.models = {Geometry{.name = "small",
+                                .block_tokens = 256,
+                                .segment_bytes = std::vector<uint32_t>(32, 64 << 10),
+                                .window = {}}};
     options_.tokens = {512};
     options_.documents = 2;
     options_.repeat = 2;
@@ -166,7 +169,7 @@ DeviceConfig nvme_config(uint64_t size_bytes) {
 }
 
 TEST_F(LongdocTest, TheAblationIsWholeWithDevicesOfBothSorts) {
-  options_.config.devices.push_back(nvme_config(96 * mib));
+  options_.config.devices.push_back(nvme_config(6 * mib));
   options_.profile = Profile{};
   for (const DeviceConfig& device : options_.config.devices)
     options_.profile->devices.push_back({.name = device.name, .read_bytes_per_second = 1e9});
@@ -190,7 +193,7 @@ TEST_F(LongdocTest, TheAblationIsWholeWithDevicesOfBothSorts) {
 
 // The drive is locked by whoever has it: not two of the run's own may have it at once.
 TEST_F(LongdocTest, OpensAPassthroughDeviceOnceAtATime) {
-  options_.config.devices = {memory_config(64 * mib), nvme_config(96 * mib)};
+  options_.config.devices = {memory_config(4 * mib), nvme_config(6 * mib)};
   const auto rows = run();
   ASSERT_TRUE(rows) << rows.error().message;
   EXPECT_EQ(systems_of(*rows), (std::vector<std::string>{"tiered-passthrough", "pooled-passthrough"}));
@@ -224,6 +227,7 @@ TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
 
 // Fewer buffers than there would be: each holds a segment.
 TEST_F(LongdocTest, TakesSegmentsOfMoreThanABuffersShare) {
+  options_.config.devices = {memory_config(16 * mib), file_config(32 * mib, folder_.path("pool"))};
   options_.models = {
       Geometry{.name = "large", .block_tokens = 128, .segment_bytes = {4 * mib}, .window = {}}};
   options_.concurrency = {16};
