@@ -276,7 +276,7 @@ TEST_F(NvmeDrives, MakeAPoolWithSharesByTheirSpeed) {
 // brings the same bytes back. Emulated, so nothing is asserted of speed.
 TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
   fs::create_directories("/tmp/mounted");
-  ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0) << strerror(errno);
+  ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0);
   std::ofstream("/tmp/longdoc.toml")
       << "[pool]\nstaging = \"4MiB\"\n"
          "[[device]]\nkind = \"memory\"\nsize = \"2MiB\"\n"
@@ -289,7 +289,7 @@ TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
          "segments = 8\n";
   const Outcome run = kvpool(
       "bench longdoc --config /tmp/longdoc.toml --model small --tokens 128 --documents 2 --repeat 1 --json");
-  EXPECT_EQ(umount("/tmp/mounted"), 0) << strerror(errno);
+  EXPECT_EQ(umount("/tmp/mounted"), 0);
   ASSERT_EQ(run.status, 0) << run.errors;
   const json result = json::parse(run.output);
   EXPECT_TRUE(result["left_out"].empty());
