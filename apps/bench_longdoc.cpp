@@ -10,6 +10,7 @@
 #include "apps/command.h"
 #include "apps/pool_options.h"
 #include "apps/progress.h"
+#include "apps/system_calls.h"
 #include "base/units.h"
 #include "bench/longdoc.h"
 #include "probe/profile_file.h"
@@ -19,6 +20,7 @@ namespace {
 
 struct LongdocArguments {
   PoolOptions pool;
+  std::vector<std::string> models{"llama-3.1-8b"};
   std::vector<std::string> tokens{"16k"};
   std::vector<std::string> systems{"all"};
   bench::LongdocOptions options;
@@ -29,6 +31,11 @@ Result<bench::LongdocOptions> to_options(const LongdocArguments& arguments) {
   auto config = arguments.pool.config();
   if (!config) return tl::unexpected(config.error());
   options.config = std::move(*config);
+  for (const std::string& model : arguments.models) {
+    auto geometry = find_geometry(options.config, model);
+    if (!geometry) return tl::unexpected(geometry.error());
+    options.models.push_back(std::move(*geometry));
+  }
   options.tokens.clear();
   for (const std::string& text : arguments.tokens) {
     const auto tokens = parse_tokens(text);
@@ -67,17 +74,19 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
   {
     ProgressBar bar("bench longdoc");
     constexpr uint64_t all = 1000;
-    rows = bench::run_longdoc(machine, *options, [&bar](const std::string& /*phrase*/, double done) {
-      bar.update(static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
-    });
+    rows = bench::run_longdoc(machine, *options, {start_counting_system_calls, stop_counting_system_calls},
+                              [&bar](const std::string& /*phrase*/, double done) {
+                                bar.update(
+                                    static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
+                              });
   }
   if (!rows) {
     return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);
   }
   if (tool.json()) {
-    print_json(bench::longdoc_json(*rows));
+    print_json(bench::longdoc_json(*rows, systems_left_out(*options)));
   } else {
-    fmt::print("{}", bench::longdoc_table(*rows));
+    fmt::print("{}", bench::longdoc_table(*rows, systems_left_out(*options)));
   }
   for (const bench::LongdocRow& row : *rows) {
     if (row.wrong_blocks > 0)
@@ -97,7 +106,9 @@ void add_bench_longdoc(Tool& tool) {
   auto arguments = std::make_shared<LongdocArguments>();
   bench::LongdocOptions& options = arguments->options;
   arguments->pool.add_to(*command);
-  command->add_option("--model", options.models, "whose KV caches the documents are")
+  command
+      ->add_option("--model", arguments->models,
+                   "whose KV caches the documents are: namespaces of the configuration, or presets")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--tokens", arguments->tokens, "of each document, up to 128k; k = 1024")
@@ -111,7 +122,8 @@ void add_bench_longdoc(Tool& tool) {
   command->add_option("--repeat", options.repeat, "how often the documents are asked")->capture_default_str();
   command
       ->add_option("--systems", arguments->systems,
-                   "all, or of tiered-files, pooled-files, tiered-direct, striped-direct, pooled-direct")
+                   "all that the devices allow, or of tiered-files, pooled-files, tiered-direct, "
+                   "striped-direct, pooled-direct, tiered-passthrough, pooled-passthrough")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--seed", options.seed, "of the documents and of the order of the questions")

@@ -39,15 +39,6 @@ struct Inputs {
   std::vector<std::string> sources;  // of each device's bandwidth: given, profile, cap, simulated, none
 };
 
-// A namespace of the configuration, or a preset.
-Result<Geometry> find_geometry(const Config& config, const std::string& model) {
-  const auto ns = std::ranges::find(config.namespaces, model, &NamespaceConfig::name);
-  if (ns != config.namespaces.end()) return ns->geometry;
-  auto preset = preset_geometry(model);
-  if (!preset) return fail(Errc::invalid_argument, "--model: " + preset.error().message);
-  return preset;
-}
-
 Result<std::map<std::string, double>> read_bandwidths(const Config& config,
                                                       const std::vector<std::string>& texts) {
   std::map<std::string, double> out;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace kvpool {
 namespace {
 
@@ -61,6 +63,14 @@ Result<Config> PoolOptions::config() const {
   }
   if (const Status status = validate(*config); !status) return tl::unexpected(status.error());
   return config;
+}
+
+Result<Geometry> find_geometry(const Config& config, const std::string& model) {
+  const auto ns = std::ranges::find(config.namespaces, model, &NamespaceConfig::name);
+  if (ns != config.namespaces.end()) return ns->geometry;
+  auto preset = preset_geometry(model);
+  if (!preset) return fail(Errc::invalid_argument, "--model: " + preset.error().message);
+  return preset;
 }
 
 }  // namespace kvpool

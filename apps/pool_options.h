@@ -26,4 +26,7 @@ class PoolOptions {
   std::string verify_;
 };
 
+// What --model names: a namespace of the configuration, or a preset.
+[[nodiscard]] Result<Geometry> find_geometry(const Config& config, const std::string& model);
+
 }  // namespace kvpool

@@ -179,7 +179,6 @@ void BlockMover::sleep() {
     const auto left = until - begin;
     const timespec timeout{.tv_sec = left.count() / 1'000'000'000, .tv_nsec = left.count() % 1'000'000'000};
     ppoll(fds.data(), fds.size(), &timeout, nullptr);
-    waited_ += clock_.now() - begin;
   }
   transfer_.done_wait();
 }

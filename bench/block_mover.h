@@ -49,9 +49,6 @@ class BlockMover {
   // Waits until no device or copy uses any slot.
   void drain();
 
-  // Time asleep for want of anything else to do.
-  [[nodiscard]] Nanos waited() const { return waited_; }
-
  private:
   struct Slot {
     std::span<std::byte> memory;
@@ -84,7 +81,6 @@ class BlockMover {
   uint32_t outstanding_ = 0;         // parts at devices or in copies
   Errc failure_ = Errc::ok;
   uint32_t failed_device_ = 0;
-  Nanos waited_{0};
 };
 
 }  // namespace kvpool::bench

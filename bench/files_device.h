@@ -47,8 +47,6 @@ class FilesDevice final : public Device {
   // Whether to drop what was read from the page cache at once, for runs that read the same bytes again before
   // anybody else drops them. It costs a tenth of the speed. Any thread.
   void set_forget(bool forget) { forget_.store(forget, std::memory_order_relaxed); }
-  // Time that the workers have spent inside I/O system calls, waits included. Any thread.
-  [[nodiscard]] Nanos io_call_time() const { return Nanos(io_call_ns_.load(std::memory_order_relaxed)); }
 
  private:
   FilesDevice(FilesDirectory& directory, const FilesDeviceOptions& options, FileHandle event_fd);
@@ -60,7 +58,6 @@ class FilesDevice final : public Device {
   FilesDirectory& directory_;
   FilesDeviceOptions options_;
   FileHandle event_fd_;
-  std::atomic<int64_t> io_call_ns_{0};
   std::atomic<bool> forget_{false};
 
   std::mutex mutex_;  // of everything below

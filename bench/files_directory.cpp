@@ -168,6 +168,11 @@ FileHandle FilesDirectory::open_chunk(uint32_t index) const {
   return FileHandle(openat(directory_.get(), chunk_name(index).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
 }
 
+dev_t FilesDirectory::disk() const {
+  struct stat about{};
+  return fstat(directory_.get(), &about) == 0 ? about.st_dev : 0;
+}
+
 Status FilesDirectory::drop_cache() const {
   for (uint32_t i = 0; i < chunks_; ++i) {
     const FileHandle chunk = open_chunk(i);

@@ -9,6 +9,8 @@
 
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -48,6 +50,8 @@ class FilesDirectory {
   FilesDirectory& operator=(const FilesDirectory&) = delete;
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  // The block device of its file system, as far as stat(2) tells.
+  [[nodiscard]] dev_t disk() const;
   // Makes the chunk files 0 to count - 1 of chunk_bytes each, their space taken at once; others of an earlier
   // run are removed.
   [[nodiscard]] Status make_chunks(uint32_t count, uint64_t chunk_bytes);

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <set>
 #include <system_error>
 
 #include "base/units.h"
+#include "bench/system_time.h"
 
 namespace kvpool::bench {
 
@@ -44,10 +46,16 @@ Status FilesStorage::make_cold(bool forget) {
   return {};
 }
 
-Nanos FilesStorage::io_call_time() const {
-  Nanos time{0};
-  for (const FilesDevice* device : devices_) time += device->io_call_time();
-  return time;
+std::optional<Nanos> FilesStorage::disk_busy() const {
+  std::set<dev_t> disks;
+  for (const auto& directory : directories_) disks.insert(directory->disk());
+  Nanos all{0};
+  for (const dev_t disk : disks) {
+    const auto busy = kvpool::bench::disk_busy(disk);
+    if (!busy) return std::nullopt;
+    all += *busy;
+  }
+  return all;
 }
 
 }  // namespace kvpool::bench

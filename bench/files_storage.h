@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bench/files_device.h"
@@ -22,7 +23,9 @@ class FilesStorage {
   [[nodiscard]] Result<std::unique_ptr<Device>> make(const DeviceConfig& device, uint64_t chunk_bytes);
   // Drops all of it from the page cache, and checks that it is gone. `forget`: see FilesDevice::set_forget.
   [[nodiscard]] Status make_cold(bool forget);
-  [[nodiscard]] Nanos io_call_time() const;
+  // For how long its disks had something to do, by the kernel's count, since they are there. None: the file
+  // system's disk is not known to it.
+  [[nodiscard]] std::optional<Nanos> disk_busy() const;
   [[nodiscard]] bool empty() const { return devices_.empty(); }
 
  private:

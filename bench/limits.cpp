@@ -1,6 +1,5 @@
 #include "bench/limits.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +15,7 @@ constexpr uint64_t part_bytes_max = 1ULL << 20;
 // Beyond what processors and drives keep in caches of their own.
 constexpr uint64_t memory_bytes_max = 256ULL << 20;
 constexpr uint64_t storage_bytes_max = 1ULL << 30;
-constexpr uint64_t buffer_bytes = 128ULL << 20;
+constexpr uint64_t buffer_bytes_max = 128ULL << 20;
 constexpr uint32_t depth_storage = 32;
 constexpr uint32_t depth_memory = 8;
 
@@ -30,18 +29,12 @@ Result<std::unique_ptr<LimitMeter>> LimitMeter::open(Machine& machine, const Con
   std::unique_ptr<LimitMeter> meter(new LimitMeter);
   meter->duration_ = duration;
   Config own = config;
-  own.buffer_bytes = buffer_bytes;
+  own.buffer_bytes = 0;
   for (DeviceConfig& device : own.devices) {
-    const bool file = lies_in_a_file(device);
-    if (is_storage(device.kind) && !file) {
-      return fail(
-          Errc::unsupported,
-          fmt::format("{}: what it can deliver is measured in a file beside its own, and {} has none; use "
-                      "`file` devices on file systems",
-                      device.name, device.path));
-    }
-    device.size_bytes = std::min(device.size_bytes, file ? storage_bytes_max : memory_bytes_max);
-    if (file) device.path += ".limit";
+    device.size_bytes =
+        std::min(device.size_bytes, is_storage(device.kind) ? storage_bytes_max : memory_bytes_max);
+    own.buffer_bytes = std::min(own.buffer_bytes + device.size_bytes, buffer_bytes_max);
+    if (lies_in_a_file(device)) device.path += ".limit";
   }
   auto opened = machine.open_devices(own, {});
   if (!opened) return tl::unexpected(opened.error());
@@ -159,7 +152,7 @@ Result<Profile> LimitMeter::profile() {
     device.read_bytes_per_second = (*rates)[d];
     device.write_bytes_per_second = (*rates)[d];
     device.queue_bytes = devices_[d].depth * devices_[d].part_bytes;
-    device.storage = devices_[d].config.kind == DeviceKind::file;
+    device.storage = is_storage(devices_[d].config.kind);
     profile.devices.push_back(device);
   }
   const auto together = measure();

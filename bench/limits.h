@@ -3,8 +3,9 @@
 // at which its bytes are copied into the consumer's buffers.
 //
 // It measures on devices of its own beside the configuration's: a piece of memory, and for a file device a
-// file PATH.limit that is written first and removed at the end. So it may run between the repeats of a
-// system whose devices are open.
+// file PATH.limit, written first and removed at the end. So it may run between the repeats of a system whose
+// devices are open. There is nothing beside a passthrough device: that one it opens itself, and writes its
+// beginning, so it must be gone before a system has the device.
 //
 // Thread: one. Failure: Result.
 

@@ -9,20 +9,11 @@
 #include <chrono>
 
 #include "base/units.h"
-#include "bench/pooled_system.h"
 #include "bench/system_time.h"
-#include "bench/tiered_system.h"
 
 namespace kvpool::bench {
 namespace {
 
-constexpr std::array system_table{
-    SystemKind{"tiered-files", false, true, std::nullopt},
-    SystemKind{"pooled-files", true, true, std::nullopt},
-    SystemKind{"tiered-direct", false, false, std::nullopt},
-    SystemKind{"striped-direct", true, false, PlacementRule::equal},
-    SystemKind{"pooled-direct", true, false, std::nullopt},
-};
 constexpr uint32_t concurrency_max = 16;
 constexpr uint64_t tokens_max = 128 * 1024;
 constexpr uint32_t documents_max = 256;
@@ -46,13 +37,33 @@ double median_of(const Repeats& repeats, Get get) {
 
 std::vector<const SystemKind*> chosen_systems(const LongdocOptions& options) {
   std::vector<const SystemKind*> chosen;
-  for (const SystemKind& kind : system_table) {
+  for (const SystemKind& kind : system_kinds()) {
     const auto& wanted = options.systems;
-    if (wanted.empty() || std::find(wanted.begin(), wanted.end(), kind.name) != wanted.end()) {
-      chosen.push_back(&kind);
-    }
+    const bool named = std::find(wanted.begin(), wanted.end(), kind.name) != wanted.end();
+    if (named || (wanted.empty() && why_left_out(kind.path, options.config).empty())) chosen.push_back(&kind);
   }
   return chosen;
+}
+
+// The devices that some of the systems use, and what is known of them.
+struct Side {
+  Config config;
+  Profile profile;
+  std::unique_ptr<LimitMeter> meter;  // none: measured before a system has the devices
+};
+
+Side make_side(const LongdocOptions& options, StoragePath path) {
+  Side side{.config = options.config};
+  side.config.namespaces.clear();
+  std::erase_if(side.config.devices, [path](const DeviceConfig& device) { return !uses(path, device.kind); });
+  if (!options.profile) return side;
+  side.profile = *options.profile;
+  side.profile.devices.clear();
+  for (size_t i = 0; i < options.config.devices.size(); ++i) {
+    if (uses(path, options.config.devices[i].kind))
+      side.profile.devices.push_back(options.profile->devices[i]);
+  }
+  return side;
 }
 
 // What one repeat was measured to take.
@@ -60,6 +71,8 @@ struct Repeat {
   Asked asked;
   CpuTime cpu;
   SystemUse before, after;
+  std::vector<ThreadCalls> threads;  // empty: not counted
+  CallTotals calls;
   Limits limits;                                    // measured just before it
   std::vector<std::vector<double>> busy_over_time;  // [devices][busy_bins]
 
@@ -69,21 +82,16 @@ struct Repeat {
   [[nodiscard]] double read_bytes(size_t device) const {
     return static_cast<double>(after.devices[device].read_bytes - before.devices[device].read_bytes);
   }
+  [[nodiscard]] double requests_s(size_t device) const {
+    return to_seconds(after.devices[device].under_way - before.devices[device].under_way);
+  }
+  [[nodiscard]] double storage_busy_s() const {
+    return std::min(wall_s(), to_seconds(*after.storage_busy - *before.storage_busy));
+  }
   [[nodiscard]] double busy_s(size_t device) const {
     return std::min(wall_s(), to_seconds(after.devices[device].busy - before.devices[device].busy));
   }
-  [[nodiscard]] double blocked_s() const;
 };
-
-// A thread that sleeps between polls waits for I/O at most while a storage device has something under way.
-double Repeat::blocked_s() const {
-  double storage_busy_s = 0;
-  for (size_t d = 0; d < after.devices.size(); ++d) {
-    if (!after.devices[d].in_place) storage_busy_s = std::max(storage_busy_s, busy_s(d));
-  }
-  return to_seconds(after.io_calls - before.io_calls) +
-         std::min(to_seconds(after.slept - before.slept), storage_busy_s);
-}
 
 // That of the median wall time; of the two in the middle the shorter.
 const Repeat& median_repeat(const std::vector<Repeat>& repeats) {
@@ -105,13 +113,29 @@ std::vector<LongdocDevice> make_devices(const std::vector<Repeat>& repeats,
     LongdocDevice device{.name = typical.after.devices[d].name, .bytes = static_cast<uint64_t>(bytes)};
     if (d < planned_shares.size()) device.planned_share = planned_shares[d];
     device.busy_fraction = median_of(repeats, [d](const Repeat& r) { return r.busy_s(d) / r.wall_s(); });
+    device.limit_gbps =
+        median_of(repeats, [d](const Repeat& r) { return r.limits.read_bytes_per_second[d] / 1e9; });
     device.busy_over_time = typical.busy_over_time[d];
+    if (!typical.after.devices[d].in_place) {
+      device.requests_s = median_of(repeats, [d](const Repeat& r) { return r.requests_s(d); });
+    }
     devices.push_back(std::move(device));
   }
   for (LongdocDevice& device : devices) {
     device.share = all_bytes > 0 ? static_cast<double>(device.bytes) / all_bytes : 0;
   }
   return devices;
+}
+
+LongdocCalls make_calls(const std::vector<Repeat>& repeats, const Repeat& typical) {
+  const auto number = [&](auto get) { return static_cast<uint64_t>(median_of(repeats, get)); };
+  LongdocCalls calls;
+  calls.blocked_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.calls.blocked); });
+  calls.idle_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.calls.idle); });
+  calls.io_calls = number([](const Repeat& r) { return static_cast<double>(r.calls.io_calls); });
+  calls.other_calls = number([](const Repeat& r) { return static_cast<double>(r.calls.other_calls); });
+  calls.threads = typical.threads;
+  return calls;
 }
 
 LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t concurrency,
@@ -135,8 +159,13 @@ LongdocRow make_row(const SystemKind& kind, const Documents& documents, uint32_t
   row.ttft_s = row.seconds_p50 + question_prefill_s(row.tokens);
   row.cpu_user_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.user); });
   row.cpu_system_s = median_of(repeats, [](const Repeat& r) { return to_seconds(r.cpu.system); });
-  row.blocked_s = median_of(repeats, [](const Repeat& r) { return r.blocked_s(); });
-  row.busy_bin_s = median_repeat(repeats).wall_s() / static_cast<double>(busy_bins);
+  const Repeat& typical = median_repeat(repeats);
+  row.busy_bin_s = typical.wall_s() / static_cast<double>(busy_bins);
+  if (typical.before.storage_busy && typical.after.storage_busy) {
+    row.device_s = median_of(repeats, [](const Repeat& r) { return r.storage_busy_s(); });
+    row.device_s_by_kernel = kind.path == StoragePath::files;
+  }
+  if (!typical.threads.empty()) row.calls = make_calls(repeats, typical);
   return row;
 }
 
@@ -164,19 +193,27 @@ class NewFiles {
 
 class Run {
  public:
-  Run(Machine& machine, const LongdocOptions& options, const Progress& progress)
-      : machine_(machine), options_(options), progress_(progress), new_files_(options.config) {}
+  Run(Machine& machine, const LongdocOptions& options, const SystemCallCounter& counter,
+      const Progress& progress)
+      : machine_(machine),
+        options_(options),
+        counter_(counter),
+        progress_(progress),
+        new_files_(options.config) {}
 
   [[nodiscard]] Result<std::vector<LongdocRow>> all() {
     const auto systems = chosen_systems(options_);
     steps_ = options_.models.size() * options_.tokens.size() * systems.size() *
              (2 + options_.concurrency.size() * options_.repeat);
-    if (auto ready = measure(); !ready) return tl::unexpected(ready.error());
-    for (const std::string& model : options_.models) {
-      auto geometry = preset_geometry(model);
-      if (!geometry) return tl::unexpected(geometry.error());
+    if (std::ranges::any_of(systems, [](const auto* kind) { return kind->path == StoragePath::direct; })) {
+      if (auto free = try_devices(); !free) return tl::unexpected(free.error());
+    }
+    for (const SystemKind* kind : systems) {
+      if (auto ready = prepare(kind->path); !ready) return tl::unexpected(ready.error());
+    }
+    for (const Geometry& geometry : options_.models) {
       for (const uint64_t tokens : options_.tokens) {
-        const Documents documents(*geometry, tokens, options_.documents, options_.seed);
+        const Documents documents(geometry, tokens, options_.documents, options_.seed);
         for (const SystemKind* kind : systems) {
           if (auto done = one(*kind, documents); !done) {
             return fail(done.error().code, fmt::format("{}: {}", kind->name, done.error().message));
@@ -188,26 +225,50 @@ class Run {
   }
 
  private:
-  [[nodiscard]] Status measure() {
+  // Refuses at once what the first direct system would be refused later: a pool may be using the storage
+  // devices, or they may not fit their disk. Passthrough devices are opened to be measured.
+  [[nodiscard]] Status try_devices() {
+    Config storage = make_side(options_, StoragePath::direct).config;
+    std::erase_if(storage.devices, [](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
+    storage.buffer_bytes = 0;
+    const auto opened = machine_.open_devices(storage, {});
+    return opened ? Status{} : tl::unexpected(opened.error());
+  }
+
+  // Opens what measures the devices of a side, and measures them if nothing else has told their rates.
+  [[nodiscard]] Status prepare(StoragePath path) {
+    std::optional<Side>& side = sides_[path == StoragePath::passthrough];
+    if (side) return {};
     progress_("measuring the devices", 0);
-    auto meter = LimitMeter::open(machine_, options_.config, options_.limit_duration);
+    side = make_side(options_, path);
+    auto meter = LimitMeter::open(machine_, side->config, options_.limit_duration);
     if (!meter) return tl::unexpected(meter.error());
-    meter_ = std::move(*meter);
-    if (options_.profile) {
-      profile_ = *options_.profile;
-      return {};
+    if (!options_.profile) {
+      auto profile = (*meter)->profile();
+      if (!profile) return tl::unexpected(profile.error());
+      side->profile = std::move(*profile);
     }
-    auto profile = meter_->profile();
-    if (!profile) return tl::unexpected(profile.error());
-    profile_ = std::move(*profile);
+    if (path != StoragePath::passthrough) side->meter = std::move(*meter);
     return {};
+  }
+
+  // What the devices deliver now; of devices that cannot be opened beside a system, now is before it is
+  // opened.
+  [[nodiscard]] Result<Limits> limits_before(const Side& side) {
+    if (side.meter) return Limits{};
+    auto meter = LimitMeter::open(machine_, side.config, options_.limit_duration);
+    if (!meter) return tl::unexpected(meter.error());
+    return (*meter)->measure();
   }
 
   // One system with one set of documents: stored, compared byte by byte, and asked.
   [[nodiscard]] Status one(const SystemKind& kind, const Documents& documents) {
-    auto system = open_system(kind, machine_, options_.config, profile_, documents);
-    if (!system) return tl::unexpected(system.error());
+    const Side& side = *sides_[kind.path == StoragePath::passthrough];
     step(kind, documents, "storing");
+    const auto limits = limits_before(side);
+    if (!limits) return tl::unexpected(limits.error());
+    auto system = open_system(kind, machine_, side.config, side.profile, documents);
+    if (!system) return tl::unexpected(system.error());
     const SteadyClock clock;
     const Nanos begin = clock.now();
     if (auto stored = (*system)->store(); !stored) return stored;
@@ -221,8 +282,9 @@ class Run {
       std::vector<Repeat> repeats;
       for (uint32_t r = 0; r < options_.repeat; ++r) {
         step(kind, documents, fmt::format("asking, {} at a time", concurrency));
-        auto repeat = ask(**system, documents, concurrency, r);
+        auto repeat = ask(**system, documents, concurrency, r, side.meter.get());
         if (!repeat) return tl::unexpected(repeat.error());
+        if (!side.meter) repeat->limits = *limits;
         repeats.push_back(std::move(*repeat));
       }
       LongdocRow row = make_row(kind, documents, concurrency, repeats);
@@ -238,26 +300,32 @@ class Run {
   }
 
   [[nodiscard]] Result<Repeat> ask(System& system, const Documents& documents, uint32_t concurrency,
-                                   uint32_t number) {
+                                   uint32_t number, LimitMeter* meter) {
     const uint32_t questions = std::max(documents.count(), concurrency);
     const auto order = question_order(documents.count(), questions, options_.seed + number + 1);
     if (auto cold = system.make_cold(questions > documents.count()); !cold)
       return tl::unexpected(cold.error());
     Repeat repeat;
-    auto limits = meter_->measure();
-    if (!limits) return tl::unexpected(limits.error());
-    repeat.limits = std::move(*limits);
+    if (meter != nullptr) {
+      auto limits = meter->measure();
+      if (!limits) return tl::unexpected(limits.error());
+      repeat.limits = std::move(*limits);
+    }
     repeat.before = system.use();
-    for (MeterDevice* meter : system.meters()) meter->start_record(SteadyClock().now());
+    const Meters& meters = system.meters();
+    for (MeterDevice* device : meters.devices) device->start_record(SteadyClock().now());
+    if (counter_.start) counter_.start();
     const CpuTime cpu = process_cpu_time();
     auto asked = system.ask(order, concurrency, Check::stamps);
     repeat.cpu = process_cpu_time() - cpu;
+    if (counter_.stop) repeat.threads = counter_.stop();
     repeat.after = system.use();
+    repeat.calls = add_up(repeat.threads, meters.storage_drivers());
     if (!asked) return tl::unexpected(asked.error());
     repeat.asked = std::move(*asked);
-    for (const MeterDevice* meter : system.meters()) {
+    for (const MeterDevice* device : meters.devices) {
       repeat.busy_over_time.push_back(
-          fractions_of(meter->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
+          fractions_of(device->record(), repeat.asked.begin, repeat.asked.wall, busy_bins));
     }
     return repeat;
   }
@@ -270,10 +338,11 @@ class Run {
 
   Machine& machine_;
   const LongdocOptions& options_;
+  const SystemCallCounter& counter_;
   const Progress& progress_;
   NewFiles new_files_;
-  std::unique_ptr<LimitMeter> meter_;
-  Profile profile_;
+  std::array<std::optional<Side>, 2>
+      sides_;  // of the systems that do without passthrough, and of those by it
   std::vector<LongdocRow> rows_;
   uint64_t steps_ = 0;
   uint64_t steps_done_ = 0;
@@ -281,24 +350,9 @@ class Run {
 
 }  // namespace
 
-std::span<const SystemKind> system_kinds() { return system_table; }
-
-Result<std::unique_ptr<System>> open_system(const SystemKind& kind, Machine& machine, const Config& config,
-                                            const Profile& profile, const Documents& documents) {
-  Config own = config;
-  own.buffer_bytes = consumer_buffer_bytes(documents);
-  own.placement = kind.placement.value_or(config.placement);
-  own.namespaces.clear();
-  if (kind.pooled) return PooledSystem::open(machine, std::move(own), profile, documents, kind.files);
-  return TieredSystem::open(machine, own, documents, kind.files);
-}
-
 Status validate(const LongdocOptions& options) {
   const auto bad = [](std::string what) { return fail(Errc::invalid_argument, std::move(what)); };
   if (options.config.devices.empty()) return bad("a pool has at least one device: --device or --config");
-  for (const std::string& model : options.models) {
-    if (const auto geometry = preset_geometry(model); !geometry) return tl::unexpected(geometry.error());
-  }
   for (const uint64_t tokens : options.tokens) {
     if (tokens == 0 || tokens > tokens_max)
       return bad(fmt::format("--tokens {}: allowed are 1 to 128k", tokens));
@@ -313,20 +367,32 @@ Status validate(const LongdocOptions& options) {
   }
   if (options.repeat == 0) return bad("--repeat 0: at least 1");
   for (const std::string& system : options.systems) {
-    const auto named = [&](const SystemKind& kind) { return kind.name == system; };
-    if (std::none_of(system_table.begin(), system_table.end(), named)) {
+    const auto kind = std::ranges::find(system_kinds(), system, &SystemKind::name);
+    if (kind == system_kinds().end()) {
       std::vector<std::string_view> names;
-      for (const SystemKind& kind : system_table) names.push_back(kind.name);
+      for (const SystemKind& known : system_kinds()) names.push_back(known.name);
       return bad(fmt::format("--systems {}: allowed are all, {}", system, fmt::join(names, ", ")));
+    }
+    if (const std::string why = why_left_out(kind->path, options.config); !why.empty()) {
+      return bad(fmt::format("--systems {}: {}", system, why));
     }
   }
   return {};
 }
 
+std::vector<LeftOut> systems_left_out(const LongdocOptions& options) {
+  std::vector<LeftOut> left_out;
+  for (const SystemKind& kind : system_kinds()) {
+    std::string why = why_left_out(kind.path, options.config);
+    if (options.systems.empty() && !why.empty()) left_out.push_back({std::string(kind.name), std::move(why)});
+  }
+  return left_out;
+}
+
 Result<std::vector<LongdocRow>> run_longdoc(Machine& machine, const LongdocOptions& options,
-                                            const Progress& progress) {
+                                            const SystemCallCounter& counter, const Progress& progress) {
   if (auto valid = validate(options); !valid) return tl::unexpected(valid.error());
-  return Run(machine, options, progress).all();
+  return Run(machine, options, counter, progress).all();
 }
 
 }  // namespace kvpool::bench

@@ -8,6 +8,7 @@
 
 #include "bench/payload.h"
 #include "bench/pooled_system.h"
+#include "bench/system_time.h"
 #include "bench/testing/fake_pool.h"
 #include "bench/testing/test_machine.h"
 
@@ -92,19 +93,24 @@ class LongdocTest : public testing::Test {
  protected:
   void SetUp() override {
     fake_pool() = FakePool{};
-    options_.config.devices = {memory_config(64 * mib), file_config(96 * mib, folder_.path("pool"))};
+    options_.config.devices = {memory_config(4 * mib), file_config(6 * mib, folder_.path("pool"))};
+    options_.models = {Geometry{.name = "small",
+                                .block_tokens = 256,
+                                .segment_bytes = std::vector<uint32_t>(32, 64 << 10),
+                                .window = {}}};
     options_.tokens = {512};
     options_.documents = 2;
     options_.repeat = 2;
     options_.limit_duration = std::chrono::milliseconds(5);
   }
   [[nodiscard]] Result<std::vector<LongdocRow>> run() {
-    return run_longdoc(machine_, options_, [](const std::string&, double) {});
+    return run_longdoc(machine_, options_, counter_, [](const std::string&, double) {});
   }
 
   TestFolder folder_;
   TestMachine machine_;
   LongdocOptions options_;
+  SystemCallCounter counter_;
 };
 
 TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
@@ -143,7 +149,7 @@ TEST_F(LongdocTest, TakesNoBlockDevices) {
     const auto rows = run();
     ASSERT_FALSE(rows);
     EXPECT_EQ(rows.error().code, Errc::unsupported);
-    EXPECT_NE(rows.error().message.find("use `file` devices on file systems"), std::string::npos)
+    EXPECT_NE(rows.error().message.find("only a file on a file system"), std::string::npos)
         << rows.error().message;
     EXPECT_EQ(machine_.pools_opened, 0U);
     return;
@@ -162,6 +168,114 @@ TEST_F(LongdocTest, SetsThePlacementOfEachSystem) {
   options_.systems = {"pooled-files"};
   ASSERT_TRUE(run());
   EXPECT_EQ(machine_.pool_storage.size(), 1U);
+}
+
+std::vector<std::string> systems_of(const std::vector<LongdocRow>& rows) {
+  std::vector<std::string> systems;
+  for (const LongdocRow& row : rows) systems.push_back(row.system);
+  return systems;
+}
+
+DeviceConfig nvme_config(uint64_t size_bytes) {
+  DeviceConfig device = file_config(size_bytes, "/dev/ng0n1");
+  device.name = "nvme0";
+  device.kind = DeviceKind::nvme;
+  return device;
+}
+
+TEST_F(LongdocTest, TheAblationIsWholeWithDevicesOfBothSorts) {
+  options_.config.devices.push_back(nvme_config(6 * mib));
+  options_.profile = Profile{};
+  for (const DeviceConfig& device : options_.config.devices)
+    options_.profile->devices.push_back({.name = device.name, .read_bytes_per_second = 1e9});
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(systems_of(*rows),
+            (std::vector<std::string>{"tiered-files", "pooled-files", "tiered-direct", "striped-direct",
+                                      "pooled-direct", "tiered-passthrough", "pooled-passthrough"}));
+  EXPECT_TRUE(systems_left_out(options_).empty());
+  for (const LongdocRow& row : *rows) {
+    EXPECT_EQ(row.wrong_blocks, 0U) << row.system;
+    EXPECT_GT(row.limit_gbps, 0) << row.system;
+    for (const LongdocDevice& device : row.devices) {
+      EXPECT_EQ(device.name == "nvme0", row.system.ends_with("passthrough") && device.name != "memory0")
+          << row.system << ' ' << device.name;
+    }
+  }
+  EXPECT_EQ(machine_.last_pool.devices.back().name, "nvme0");
+  EXPECT_EQ(machine_.last_pool.devices.size(), 2U);
+}
+
+// The drive is locked by whoever has it: not two of the run's own may have it at once.
+TEST_F(LongdocTest, OpensAPassthroughDeviceOnceAtATime) {
+  options_.config.devices = {memory_config(4 * mib), nvme_config(6 * mib)};
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(systems_of(*rows), (std::vector<std::string>{"tiered-passthrough", "pooled-passthrough"}));
+  const auto left_out = systems_left_out(options_);
+  ASSERT_EQ(left_out.size(), 5U);
+  EXPECT_NE(left_out[0].because.find("want one of kind file"), std::string::npos);
+}
+
+TEST_F(LongdocTest, SaysWhichSystemsWereLeftOut) {
+  const auto left_out = systems_left_out(options_);
+  ASSERT_EQ(left_out.size(), 2U);
+  EXPECT_EQ(left_out[0].system, "tiered-passthrough");
+  EXPECT_NE(left_out[0].because.find("no device of the configuration"), std::string::npos);
+  options_.systems = {"tiered-files"};
+  EXPECT_TRUE(systems_left_out(options_).empty());
+}
+
+// Before anything is measured or stored.
+TEST_F(LongdocTest, RefusesAPoolInUseAtOnce) {
+  machine_.in_use = options_.config.devices[1].path;
+  options_.systems = {"tiered-files", "pooled-direct"};
+  std::vector<std::string> phrases;
+  const auto refused = run_longdoc(machine_, options_, {},
+                                   [&](const std::string& phrase, double) { phrases.push_back(phrase); });
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::in_use);
+  EXPECT_TRUE(phrases.empty());
+  options_.systems = {"tiered-files"};
+  EXPECT_TRUE(run());
+}
+
+// Fewer buffers than there would be: each holds a segment.
+TEST_F(LongdocTest, TakesSegmentsOfMoreThanABuffersShare) {
+  options_.config.devices = {memory_config(16 * mib), file_config(32 * mib, folder_.path("pool"))};
+  options_.models = {
+      Geometry{.name = "large", .block_tokens = 128, .segment_bytes = {4 * mib}, .window = {}}};
+  options_.concurrency = {16};
+  options_.repeat = 1;
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  for (const LongdocRow& row : *rows) EXPECT_EQ(row.wrong_blocks, 0U) << row.system;
+}
+
+TEST_F(LongdocTest, AddsUpTheSystemCallsOfARepeat) {
+  options_.systems = {"tiered-files", "tiered-direct"};
+  options_.repeat = 3;
+  uint32_t begun = 0;
+  counter_.start = [&] { ++begun; };
+  counter_.stop = [&] {
+    ThreadCalls self{.thread = this_thread(), .name = "self"};
+    self.kinds[static_cast<size_t>(CallKind::io)] = {7, std::chrono::milliseconds(10)};
+    self.kinds[static_cast<size_t>(CallKind::wait)] = {2, std::chrono::milliseconds(100)};
+    return std::vector{self};
+  };
+  const auto rows = run();
+  ASSERT_TRUE(rows) << rows.error().message;
+  EXPECT_EQ(begun, 6U);  // what is stored and compared is not counted
+  const LongdocCalls& files = *(*rows)[0].calls;
+  EXPECT_DOUBLE_EQ(files.blocked_s, 0.01);
+  EXPECT_EQ(files.io_calls, 7U);
+  EXPECT_EQ(files.other_calls, 2U);
+  const LongdocCalls& direct = *(*rows)[1].calls;
+  EXPECT_DOUBLE_EQ(direct.blocked_s, 0.11);
+  EXPECT_EQ(direct.io_calls, 9U);
+  ASSERT_EQ(direct.threads.size(), 1U);
+  EXPECT_GT((*rows)[1].device_s, 0);
+  EXPECT_FALSE((*rows)[1].device_s_by_kernel);
 }
 
 TEST_F(LongdocTest, ReportsWrongBlocks) {
@@ -191,12 +305,12 @@ TEST_F(LongdocTest, ValidatesBeforeItTouchesAnything) {
   const auto expect_refused = [&](auto change) {
     LongdocOptions changed = options_;
     change(changed);
-    const auto refused = run_longdoc(machine_, changed, [](const std::string&, double) {});
+    const auto refused = run_longdoc(machine_, changed, {}, [](const std::string&, double) {});
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::invalid_argument);
   };
   expect_refused([](auto& o) { o.systems = {"raid"}; });
-  expect_refused([](auto& o) { o.models = {"llama"}; });
+  expect_refused([](auto& o) { o.systems = {"pooled-passthrough"}; });  // there is no such device
   expect_refused([](auto& o) { o.tokens = {0}; });
   expect_refused([](auto& o) { o.tokens = {129 * 1024}; });
   expect_refused([](auto& o) { o.concurrency = {17}; });
@@ -223,17 +337,22 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
                          .busy_fraction = 0.25,
                          .busy_over_time = {0.1239, 1}});
   row.devices.push_back({.name = "file0"});
-  const auto json = longdoc_json({row});
-  EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems"}));
+  const auto json = longdoc_json({row}, {{"pooled-passthrough", "no device"}});
+  EXPECT_EQ(keys_of(json), (std::set<std::string>{"prefill_source", "systems", "left_out"}));
+  EXPECT_EQ(keys_of(json["left_out"][0]), (std::set<std::string>{"system", "because"}));
   EXPECT_EQ(keys_of(json["systems"][0]),
-            (std::set<std::string>{"system", "model", "tokens", "concurrency", "seconds_min", "seconds_p50",
-                                   "seconds_max", "gbps", "limit_gbps", "store_gbps", "ttft_s",
-                                   "fraction_of_limit", "cpu_user_s", "cpu_system_s", "blocked_s",
-                                   "spilled_bytes", "wrong_blocks", "busy_bin_s", "devices"}));
+            (std::set<std::string>{"system",        "model",         "tokens",       "concurrency",
+                                   "seconds_min",   "seconds_p50",   "seconds_max",  "gbps",
+                                   "limit_gbps",    "store_gbps",    "ttft_s",       "fraction_of_limit",
+                                   "cpu_user_s",    "cpu_system_s",  "blocked_s",    "idle_s",
+                                   "io_calls",      "other_calls",   "threads",      "device_s",
+                                   "device_s_from", "spilled_bytes", "wrong_blocks", "busy_bin_s",
+                                   "devices"}));
   EXPECT_EQ(json["systems"][0]["busy_bin_s"], 0.0123);
   const auto& devices = json["systems"][0]["devices"];
-  EXPECT_EQ(keys_of(devices[0]), (std::set<std::string>{"name", "bytes", "share", "planned_share",
-                                                        "busy_fraction", "busy_over_time"}));
+  EXPECT_EQ(keys_of(devices[0]),
+            (std::set<std::string>{"name", "bytes", "share", "planned_share", "busy_fraction", "limit_gbps",
+                                   "requests_s", "busy_over_time"}));
   EXPECT_EQ(devices[0]["planned_share"], 0.625);
   EXPECT_EQ(devices[0]["busy_over_time"], (std::vector<double>{0.124, 1}));
   EXPECT_TRUE(devices[1]["planned_share"].is_null());

@@ -1,6 +1,6 @@
 // MeterDevice: counts what passes through a device, in the same way for every system that a benchmark
-// compares: bytes, the time that the owner thread spent in its calls, which for a device over io_uring is the
-// time of its system calls, and the time in which it was busy, with a record of when.
+// compares: bytes, for how long requests were under way, and the time in which it was busy, with a record of
+// when.
 //
 // A device is busy while it has at least one request in flight; a memory device also while at least one copy
 // into or out of its memory is under way, of which a MeterTransfer tells it.
@@ -15,6 +15,7 @@
 #include <atomic>
 #include <memory>
 
+#include "bench/in_flight.h"
 #include "bench/timeline.h"
 #include "io/device.h"
 
@@ -23,13 +24,15 @@ namespace kvpool::bench {
 struct MeterCounters {
   uint64_t read_bytes = 0;
   uint64_t written_bytes = 0;
-  Nanos busy{0};   // up to the last change between idle and busy
-  Nanos calls{0};  // inside submit() and poll() of the device below
+  Nanos busy{0};       // up to the last change between idle and busy
+  Nanos under_way{0};  // of all requests, each from its submission to its completion
 };
 
 class MeterDevice final : public Device {
  public:
-  explicit MeterDevice(std::unique_ptr<Device> below);
+  // storage: of all devices of a system that its owner thread drives itself, this one among them; null for
+  // others. REQUIRES: it outlives the device.
+  explicit MeterDevice(std::unique_ptr<Device> below, InFlight* storage = nullptr);
 
   [[nodiscard]] const std::string& name() const override { return below_->name(); }
   [[nodiscard]] DeviceLimits limits() const override { return below_->limits(); }
@@ -56,6 +59,7 @@ class MeterDevice final : public Device {
   [[nodiscard]] const Timeline& record() const { return record_; }
   // The thread that started the device and drives it; 0 before that.
   [[nodiscard]] pid_t owner_thread() const { return owner_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool is_driven_storage() const { return storage_ != nullptr; }
   [[nodiscard]] Device& below() { return *below_; }
 
  private:
@@ -63,17 +67,15 @@ class MeterDevice final : public Device {
   void end(Nanos now, size_t count);
 
   std::unique_ptr<Device> below_;
+  InFlight* storage_;
   SteadyClock clock_;
-  size_t under_way_ = 0;  // requests and copies
-  Nanos busy_since_{0};
+  InFlight in_flight_;  // requests and copies
   Timeline record_;
   const std::byte* memory_ = nullptr;  // the lowest address handed out, and the end of the highest
   const std::byte* memory_end_ = nullptr;
   // Counted at submission: a benchmark in which a request fails is void.
   std::atomic<uint64_t> read_bytes_{0};
   std::atomic<uint64_t> written_bytes_{0};
-  std::atomic<int64_t> busy_ns_{0};
-  std::atomic<int64_t> calls_ns_{0};
   std::atomic<pid_t> owner_{0};
 };
 

@@ -39,15 +39,24 @@ size_t MeterTransfer::poll(std::span<TransferCompletion> out) {
   return count;
 }
 
-DeviceHooks meter_hooks(std::vector<MeterDevice*>& meters) {
+std::vector<pid_t> Meters::storage_drivers() const {
+  std::vector<pid_t> drivers;
+  for (const MeterDevice* device : devices) {
+    if (device->is_driven_storage()) drivers.push_back(device->owner_thread());
+  }
+  return drivers;
+}
+
+DeviceHooks meter_hooks(Meters& meters, bool workers) {
   DeviceHooks hooks;
-  hooks.decorate = [&meters](std::unique_ptr<Device> device) {
-    auto meter = std::make_unique<MeterDevice>(std::move(device));
-    meters.push_back(meter.get());
+  hooks.decorate = [&meters, workers](std::unique_ptr<Device> device) {
+    const bool driven = !workers && !device->limits().in_place;
+    auto meter = std::make_unique<MeterDevice>(std::move(device), driven ? &meters.storage : nullptr);
+    meters.devices.push_back(meter.get());
     return meter;
   };
   hooks.decorate_transfer = [&meters](std::unique_ptr<Transfer> transfer) {
-    return std::make_unique<MeterTransfer>(std::move(transfer), meters);
+    return std::make_unique<MeterTransfer>(std::move(transfer), meters.devices);
   };
   return hooks;
 }

@@ -42,7 +42,17 @@ class MeterTransfer final : public Transfer {
   std::vector<uint32_t> free_;  // of them
 };
 
-// Hooks that put a meter over every device, add it to `meters`, and one over the transfer.
-[[nodiscard]] DeviceHooks meter_hooks(std::vector<MeterDevice*>& meters);
+// The meters of a system's devices.
+struct Meters {
+  std::vector<MeterDevice*> devices;
+  InFlight storage;  // of the storage devices that the devices' owner thread drives itself
+
+  // Of their thread; none where there are none such.
+  [[nodiscard]] std::vector<pid_t> storage_drivers() const;
+};
+
+// Hooks that put a meter over every device, add it to `meters`, and one over the transfer. `workers`: threads
+// behind the storage devices do their I/O, not the owner. REQUIRES: meters outlives the devices.
+[[nodiscard]] DeviceHooks meter_hooks(Meters& meters, bool workers);
 
 }  // namespace kvpool::bench

@@ -41,15 +41,15 @@ void pause() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
 class MeterTransferTest : public testing::Test {
  protected:
   void SetUp() override {
-    const DeviceHooks hooks = meter_hooks(meters_);
+    const DeviceHooks hooks = meter_hooks(meters_, false);
     memory_ = hooks.decorate(std::make_unique<MemoryDevice>("memory0", std::span(bytes_).first(8 * page)));
     storage_ = hooks.decorate(std::make_unique<RamStorage>("file0", 8 * page, 4));
     auto held = std::make_unique<HeldTransfer>();
     held_ = held.get();
     transfer_ = hooks.decorate_transfer(std::move(held));
-    ASSERT_EQ(meters_.size(), 2U);
+    ASSERT_EQ(meters_.devices.size(), 2U);
     begin_ = clock_.now();
-    for (MeterDevice* meter : meters_) meter->start_record(begin_);
+    for (MeterDevice* meter : meters_.devices) meter->start_record(begin_);
   }
 
   // Reads from a device; where the bytes lie, if in place.
@@ -75,12 +75,12 @@ class MeterTransferTest : public testing::Test {
     return tags;
   }
   [[nodiscard]] double busy_s(size_t device) const {
-    return std::chrono::duration<double>(meters_[device]->counters().busy).count();
+    return std::chrono::duration<double>(meters_.devices[device]->counters().busy).count();
   }
   std::byte* consumer() { return bytes_.data() + 8 * page; }
 
   alignas(page) std::array<std::byte, 9 * page> bytes_{};
-  std::vector<MeterDevice*> meters_;
+  Meters meters_;
   std::unique_ptr<Device> memory_, storage_;
   HeldTransfer* held_ = nullptr;
   std::unique_ptr<Transfer> transfer_;
@@ -104,7 +104,7 @@ TEST_F(MeterTransferTest, MemoryIsBusyFromItsFirstCopyToItsLast) {
   EXPECT_GE(busy_s(0), before_s + 0.04);
   const Nanos idle = clock_.now();
   pause();
-  const Timeline& record = meters_[0]->record();
+  const Timeline& record = meters_.devices[0]->record();
   EXPECT_GT(fractions_of(record, copying, last - copying, 1)[0], 0.99);
   EXPECT_LT(fractions_of(record, idle, clock_.now() - idle, 1)[0], 0.01);
 }

@@ -7,9 +7,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
-#include "bench/meter_transfer.h"
 #include "bench/payload.h"
-#include "bench/system_time.h"
 
 namespace kvpool::bench {
 namespace {
@@ -33,6 +31,13 @@ uint64_t column_bytes(const Documents& documents, uint32_t segment) {
   return padded(geometry.segment_bytes[segment]) * (geometry.is_window(segment) ? 1 : documents.blocks());
 }
 
+// As many buffers as the ring should have, but each holds a segment.
+uint32_t slots_for(const Documents& documents, uint32_t concurrency, uint64_t data_bytes) {
+  uint32_t largest = 0;
+  for (const uint32_t bytes : documents.geometry().segment_bytes) largest = std::max(largest, bytes);
+  return static_cast<uint32_t>(std::min<uint64_t>(ring_slots(concurrency), data_bytes / padded(largest)));
+}
+
 uint64_t table_bytes(const Documents& documents) {
   const uint64_t entries = uint64_t{documents.blocks()} * documents.geometry().segments();
   return questions_max * documents.blocks() * sizeof(kvpool_key) +
@@ -44,7 +49,8 @@ uint64_t table_bytes(const Documents& documents) {
 uint64_t consumer_buffer_bytes(const Documents& documents) {
   constexpr uint64_t usual = 256ULL << 20;
   constexpr uint64_t blocks = 8;  // four workers with a chunk each, and as many being looked at or waiting
-  return std::max(usual, blocks * documents.padded_block_bytes());
+  return std::max(std::min(usual, documents.count() * documents.stored_bytes()),
+                  blocks * documents.padded_block_bytes());
 }
 
 std::vector<LayerUnit> layer_units(const Documents& documents, uint64_t unit_bytes_max) {
@@ -72,9 +78,10 @@ std::vector<LayerUnit> layer_units(const Documents& documents, uint64_t unit_byt
 }
 
 Result<std::unique_ptr<System>> PooledSystem::open(Machine& machine, Config config, const Profile& profile,
-                                                   const Documents& documents, bool files) {
+                                                   const Documents& documents, StoragePath path) {
   std::unique_ptr<PooledSystem> system(new PooledSystem(documents));
-  DeviceHooks hooks = meter_hooks(system->meters_);
+  const bool files = path == StoragePath::files;
+  DeviceHooks hooks = meter_hooks(*system->meters_, files);
   if (files) {
     system->files_ = std::make_unique<FilesStorage>();
     hooks.make_storage = [&](const DeviceConfig& device) {
@@ -180,7 +187,7 @@ class PooledSystem::Session {
         documents_(system.documents_),
         order_(order),
         concurrency_(concurrency),
-        slots_(ring_slots(concurrency)),
+        slots_(slots_for(documents_, concurrency, system.data_.size())),
         slot_bytes_(system.data_.size() / slots_ / payload_page_bytes * payload_page_bytes),
         units_(layer_units(documents_, slot_bytes_)),
         checker_(documents_, static_cast<uint32_t>(order.size()), check) {
@@ -248,7 +255,7 @@ class PooledSystem::Session {
 
   // Gives free slots to the questions in turn.
   [[nodiscard]] Status send_units() {
-    const uint32_t share = slots_ / concurrency_;
+    const uint32_t share = std::max(1U, slots_ / concurrency_);
     bool sent = true;
     while (sent && !free_slots_.empty()) {
       sent = false;
@@ -384,21 +391,6 @@ std::vector<double> PooledSystem::planned_shares() const {
   return shares;
 }
 
-SystemUse PooledSystem::use() const {
-  SystemUse use;
-  for (const MeterDevice* meter : meters_) {
-    const MeterCounters counters = meter->counters();
-    const bool in_place = meter->limits().in_place;
-    use.devices.push_back({meter->name(), in_place, counters.read_bytes, counters.busy});
-    if (!files_ && !in_place) use.io_calls += counters.calls;
-  }
-  if (files_) {
-    use.io_calls = files_->io_call_time();
-  } else if (!meters_.empty()) {
-    const ThreadTime engine = thread_time(meters_.front()->owner_thread());
-    use.slept = SteadyClock().now() - engine.running - engine.runnable;
-  }
-  return use;
-}
+SystemUse PooledSystem::use() const { return use_of(*meters_, files_.get()); }
 
 }  // namespace kvpool::bench

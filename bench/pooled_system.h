@@ -1,9 +1,10 @@
 // PooledSystem: kvpool itself, through its C API, as a serving engine's connector uses it: match and pin a
 // document once, then retrieve it layer by layer into a ring of recycled buffers, several tickets in flight.
 //
-//   pooled-direct   the configuration's devices, shares by bandwidth
-//   striped-direct  the same with equal shares: what RAID 0 gives
-//   pooled-files    the storage devices replaced by buffered chunk files
+//   pooled-direct       the configuration's devices, shares by bandwidth
+//   striped-direct      the same with equal shares: what RAID 0 gives
+//   pooled-files        the storage devices replaced by buffered chunk files
+//   pooled-passthrough  as pooled-direct, over the passthrough devices
 //
 // Thread and failure: as System. Blocks that the pool does not bring back count as wrong.
 
@@ -34,14 +35,14 @@ class PooledSystem final : public System {
  public:
   [[nodiscard]] static Result<std::unique_ptr<System>> open(Machine& machine, Config config,
                                                             const Profile& profile,
-                                                            const Documents& documents, bool files);
+                                                            const Documents& documents, StoragePath path);
 
   [[nodiscard]] Status store() override;
   [[nodiscard]] Status make_cold(bool again) override;
   [[nodiscard]] Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
                                   Check check) override;
   [[nodiscard]] SystemUse use() const override;
-  [[nodiscard]] std::span<MeterDevice* const> meters() const override { return meters_; }
+  [[nodiscard]] const Meters& meters() const override { return *meters_; }
   [[nodiscard]] std::vector<double> planned_shares() const override;
   [[nodiscard]] uint64_t spilled_bytes() const override { return pool_->settled_stats().spilled_bytes; }
 
@@ -54,8 +55,8 @@ class PooledSystem final : public System {
   [[nodiscard]] Status wait_for_store(Ticket ticket, uint32_t blocks);
 
   const Documents& documents_;
-  std::unique_ptr<FilesStorage> files_;  // null: the configuration's own devices
-  std::vector<MeterDevice*> meters_;     // the pool's
+  std::unique_ptr<FilesStorage> files_;                          // null: the configuration's own devices
+  std::unique_ptr<Meters> meters_ = std::make_unique<Meters>();  // of the pool's devices
   std::optional<Pool> pool_;
   std::optional<Consumer> consumer_;  // after the pool: closed first
   NamespaceId namespace_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -22,12 +23,14 @@ CpuTime process_cpu_time() {
   return {to_nanos(usage.ru_utime), to_nanos(usage.ru_stime)};
 }
 
-ThreadTime thread_time(pid_t thread) {
-  std::ifstream file(fmt::format("/proc/self/task/{}/schedstat", thread));
-  int64_t running_ns = 0;
-  int64_t runnable_ns = 0;
-  if (!(file >> running_ns >> runnable_ns)) return {};
-  return {Nanos(running_ns), Nanos(runnable_ns)};
+std::optional<Nanos> disk_busy(dev_t device) {
+  std::ifstream file(fmt::format("/sys/dev/block/{}:{}/stat", major(device), minor(device)));
+  constexpr int fields_before = 9;
+  int64_t value = 0;
+  for (int i = 0; i <= fields_before; ++i) {
+    if (!(file >> value)) return std::nullopt;
+  }
+  return std::chrono::milliseconds(value);
 }
 
 pid_t this_thread() { return static_cast<pid_t>(syscall(SYS_gettid)); }

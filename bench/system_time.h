@@ -1,10 +1,12 @@
-// What a run cost the machine: processor time of the process, and how one thread spent its time.
+// What a run cost the machine: processor time of the process, time of a disk.
 //
-// Thread: any. Failure: none; what the kernel does not tell counts as 0.
+// Thread: any. Failure: none; processor time that the kernel does not tell counts as 0.
 
 #pragma once
 
 #include <sys/types.h>
+
+#include <optional>
 
 #include "base/clock.h"
 
@@ -20,13 +22,9 @@ struct CpuTime {
 };
 [[nodiscard]] CpuTime process_cpu_time();
 
-// How a thread has spent its life (/proc/self/task/TID/schedstat): on a processor, and ready but waiting for
-// one. The rest of the wall time it slept in a system call.
-struct ThreadTime {
-  Nanos running{0};
-  Nanos runnable{0};
-};
-[[nodiscard]] ThreadTime thread_time(pid_t thread);
+// For how long a block device has had at least one request under way since it is there, as the kernel counts
+// it, in steps of a tick (/sys/dev/block/M:N/stat, io_ticks). None: it is no block device, as with btrfs.
+[[nodiscard]] std::optional<Nanos> disk_busy(dev_t device);
 [[nodiscard]] pid_t this_thread();
 
 }  // namespace kvpool::bench

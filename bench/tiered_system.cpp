@@ -7,7 +7,6 @@
 #include <deque>
 
 #include "base/units.h"
-#include "bench/meter_transfer.h"
 #include "bench/payload.h"
 
 namespace kvpool::bench {
@@ -42,10 +41,10 @@ std::vector<BlockPart> block_parts(const Geometry& geometry, bool all, uint64_t 
 }
 
 Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Config& config,
-                                                   const Documents& documents, bool files) {
-  auto storage = files ? std::make_unique<FilesStorage>() : nullptr;
-  std::vector<MeterDevice*> meters;
-  DeviceHooks hooks = meter_hooks(meters);
+                                                   const Documents& documents, StoragePath path) {
+  auto storage = path == StoragePath::files ? std::make_unique<FilesStorage>() : nullptr;
+  auto meters = std::make_unique<Meters>();
+  DeviceHooks hooks = meter_hooks(*meters, storage != nullptr);
   if (storage) {
     hooks.make_storage = [&](const DeviceConfig& device) {
       return storage->make(device, documents.padded_block_bytes());
@@ -69,11 +68,11 @@ Result<std::unique_ptr<System>> TieredSystem::open(Machine& machine, const Confi
 }
 
 TieredSystem::TieredSystem(const Documents& documents, std::unique_ptr<FilesStorage> files,
-                           OpenedDevices opened, std::vector<MeterDevice*> meters)
+                           OpenedDevices opened, std::unique_ptr<Meters> meters)
     : documents_(documents),
       files_(std::move(files)),
-      opened_(std::move(opened)),
-      meters_(std::move(meters)) {
+      meters_(std::move(meters)),
+      opened_(std::move(opened)) {
   const Geometry& geometry = documents_.geometry();
   uint64_t offset = 0;
   for (const uint32_t segment : geometry.segment_bytes) {
@@ -81,7 +80,7 @@ TieredSystem::TieredSystem(const Documents& documents, std::unique_ptr<FilesStor
     offset += round_up(segment, payload_page_bytes);
   }
   for (const bool memory : {true, false}) {
-    for (MeterDevice* device : meters_) {
+    for (MeterDevice* device : meters_->devices) {
       const DeviceLimits limits = device->limits();
       if (limits.in_place != memory) continue;
       const bool chunk_at_once = !memory && files_ != nullptr;
@@ -266,21 +265,6 @@ Result<Asked> TieredSystem::ask(std::span<const uint32_t> order, uint32_t concur
   return Session(*this, order, concurrency, check).run();
 }
 
-SystemUse TieredSystem::use() const {
-  SystemUse use;
-  for (const MeterDevice* meter : meters_) {
-    const MeterCounters counters = meter->counters();
-    const bool in_place = meter->limits().in_place;
-    use.devices.push_back({meter->name(), in_place, counters.read_bytes, counters.busy});
-    if (!files_ && !in_place) use.io_calls += counters.calls;
-  }
-  // Over files it is the workers that wait, inside their calls.
-  if (files_) {
-    use.io_calls = files_->io_call_time();
-  } else {
-    use.slept = mover_->waited();
-  }
-  return use;
-}
+SystemUse TieredSystem::use() const { return use_of(*meters_, files_.get()); }
 
 }  // namespace kvpool::bench

@@ -2,8 +2,9 @@
 // room, then in the first storage device, then in the next. A document is read one tier after the other, in
 // blocks, into recycled block buffers.
 //
-//   tiered-files   the storage tiers are chunk files, one a block, read whole by four workers
-//   tiered-direct  the storage tiers are the configuration's own devices, with their queues kept full
+//   tiered-files        the storage tiers are chunk files, one a block, read whole by four workers
+//   tiered-direct       the storage tiers are the configuration's own devices, with their queues kept full
+//   tiered-passthrough  as tiered-direct, over the passthrough devices
 //
 // Thread and failure: as System.
 
@@ -25,7 +26,7 @@ namespace kvpool::bench {
 class TieredSystem final : public System {
  public:
   [[nodiscard]] static Result<std::unique_ptr<System>> open(Machine& machine, const Config& config,
-                                                            const Documents& documents, bool files);
+                                                            const Documents& documents, StoragePath path);
   ~TieredSystem() override;
 
   [[nodiscard]] Status store() override;
@@ -33,7 +34,7 @@ class TieredSystem final : public System {
   [[nodiscard]] Result<Asked> ask(std::span<const uint32_t> order, uint32_t concurrency,
                                   Check check) override;
   [[nodiscard]] SystemUse use() const override;
-  [[nodiscard]] std::span<MeterDevice* const> meters() const override { return meters_; }
+  [[nodiscard]] const Meters& meters() const override { return *meters_; }
   [[nodiscard]] std::vector<double> planned_shares() const override { return {}; }
   [[nodiscard]] uint64_t spilled_bytes() const override { return 0; }  // nothing is planned elsewhere
 
@@ -50,7 +51,7 @@ class TieredSystem final : public System {
   class Session;
 
   TieredSystem(const Documents& documents, std::unique_ptr<FilesStorage> files, OpenedDevices opened,
-               std::vector<MeterDevice*> meters);
+               std::unique_ptr<Meters> meters);
   [[nodiscard]] Status place_blocks();
   [[nodiscard]] Place place(uint32_t document, uint32_t block) const {
     return places_[size_t{document} * documents_.blocks() + block];
@@ -58,10 +59,10 @@ class TieredSystem final : public System {
 
   const Documents& documents_;
   std::unique_ptr<FilesStorage> files_;  // null: the configuration's own devices
+  std::unique_ptr<Meters> meters_;
   OpenedDevices opened_;
-  std::vector<MeterDevice*> meters_;  // the opened devices
-  std::vector<Tier> tiers_;           // memory first; the mover's devices in this order
-  std::vector<Place> places_;         // [documents][blocks]
+  std::vector<Tier> tiers_;    // memory first; the mover's devices in this order
+  std::vector<Place> places_;  // [documents][blocks]
   std::vector<uint64_t> segment_offsets_;
   std::unique_ptr<BlockMover> mover_;
 };

@@ -8,18 +8,18 @@ from .svg import Drawing, clip
 
 WIDTH = 508
 WIDE = 1064  # both as wide as the page shows them, so that all text has one size
-LABEL = 112  # room for a system's name
+LABEL = 124  # room for a system's name
 VALUE = 126  # room for a value and a note behind the longest bar
 ROW = 26
 BAR = 14
 
 
 def name_row(drawing, y, run):
-    drawing.text(LABEL - 10, y + BAR - 3, clip(run.system, 16), "name ours" if run.system == OURS else "name", "end")
+    drawing.text(LABEL - 10, y + BAR - 3, clip(run.system, 18), "name ours" if run.system in OURS else "name", "end")
 
 
 def bar_css(run):
-    return "bar ours" if run.system == OURS else "bar"
+    return "bar ours" if run.system in OURS else "bar"
 
 
 def ttft(case):
@@ -28,7 +28,7 @@ def ttft(case):
     longest = max((max(run.ttft_s, (run.seconds_max or 0) + (run.prefill_s or 0)) for run in runs), default=0)
     if not longest:
         return None
-    ours = case.run(OURS)
+    ours = case.ours
     drawing = Drawing(WIDTH, f"Time to first token, {form.case_name(case)}")
     scale = (WIDTH - LABEL - VALUE) / longest
     for row, run in enumerate(runs):
@@ -71,7 +71,7 @@ def throughput(case):
         end = LABEL + run.gbps * scale
         if run.limit_gbps and end + 72 > LABEL + run.limit_gbps * scale:  # no room before the limit's line
             end = max(end, LABEL + run.limit_gbps * scale)
-        drawing.text(end + 8, y + BAR - 3, form.gbps(run.gbps), "value ours" if run.system == OURS else "value")
+        drawing.text(end + 8, y + BAR - 3, form.gbps(run.gbps), "value ours" if run.system in OURS else "value")
         if run.fraction_of_limit is not None:
             drawing.text(WIDTH, y + BAR - 3, form.percent(run.fraction_of_limit), "note", "end")
     if limits:
@@ -124,7 +124,7 @@ def strips(title, lanes, draw_lane, longest, mark_form):
     """The frame of both: names, the lanes with their fractions behind them, an axis from 0 to `longest`."""
     drawing, room, y = Drawing(WIDE, title), WIDE - STRIP_LABEL - 70, 4
     for run, devices in lanes:
-        drawing.text(LABEL - 10, y + 12, clip(run.system, 16), "name ours" if run.system == OURS else "name", "end")
+        drawing.text(LABEL - 10, y + 12, clip(run.system, 18), "name ours" if run.system in OURS else "name", "end")
         for device in devices:
             drawing.text(STRIP_LABEL - 8, y + 12, clip(device.name, 12), "note", "end")
             length, fraction = draw_lane(drawing, run, device, y, room)
@@ -157,7 +157,7 @@ def shares(case, colours, probed):
     room, top = width - LABEL, 8
     for index, run in enumerate(runs):
         y, x, border = top + index * row, LABEL, LABEL
-        drawing.text(LABEL - 10, y + 15, clip(run.system, 16), "name ours" if run.system == OURS else "name", "end")
+        drawing.text(LABEL - 10, y + 15, clip(run.system, 18), "name ours" if run.system in OURS else "name", "end")
         planned = facts.planned_shares(run, probed)
         for device in run.devices:
             length = room * min(1, device.share or 0)

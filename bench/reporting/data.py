@@ -6,8 +6,9 @@ import math
 import re
 from dataclasses import dataclass, field
 
-SYSTEMS = ("tiered-files", "pooled-files", "tiered-direct", "striped-direct", "pooled-direct")
-OURS = "pooled-direct"
+SYSTEMS = ("tiered-files", "pooled-files", "tiered-direct", "striped-direct", "pooled-direct", "tiered-passthrough",
+           "pooled-passthrough")
+OURS = ("pooled-passthrough", "pooled-direct")  # the first that a case has speaks for the pool
 TODAY = "tiered-files"
 
 
@@ -88,9 +89,13 @@ class Case:
     def run(self, system):
         return next((run for run in self.runs if run.system == system), None)
 
+    @property
+    def ours(self):
+        return next((run for system in OURS if (run := self.run(system))), None)
+
 
 RUN_NUMBERS = ("seconds_min", "seconds_p50", "seconds_max", "gbps", "limit_gbps", "fraction_of_limit", "ttft_s",
-               "cpu_user_s", "cpu_system_s", "blocked_s", "spilled_bytes", "wrong_blocks", "busy_bin_s")
+               "cpu_user_s", "cpu_system_s", "blocked_s", "io_calls", "device_s", "spilled_bytes", "wrong_blocks", "busy_bin_s")
 
 
 def read_device(entry):

@@ -2,12 +2,12 @@
 the data does not hold is not said."""
 
 from . import form
-from .data import OURS, TODAY
+from .data import TODAY
 
 
 def headline_case(cases):
     """The longest context of the first model at the lowest concurrency that has our own run."""
-    with_ours = [case for case in cases if case.run(OURS)] or cases
+    with_ours = [case for case in cases if case.ours] or cases
     if not with_ours:
         return None
     first = [case for case in with_ours if case.model == with_ours[0].model]
@@ -43,7 +43,7 @@ def wrong_blocks(results):
 
 def headline(results):
     case = headline_case(results.cases)
-    ours = case and case.run(OURS)
+    ours = case and case.ours
     if not ours or ours.gbps is None:
         return "No run of the pool is among these results."
     words = [f"The KV cache of {form.count(case.tokens)} tokens ({case.model}) came back at {form.gbps(ours.gbps)}"]
@@ -58,16 +58,16 @@ def headline(results):
 
 def ttft(cases):
     compared = [(case, [run for run in case.runs if run.ttft_s is not None]) for case in cases]
-    compared = [(case, runs) for case, runs in compared if len(runs) > 1 and any(r.system == OURS for r in runs)]
+    compared = [(case, runs) for case, runs in compared if len(runs) > 1 and case.ours in runs]
     if not compared:
         return ""
-    firsts = [min(runs, key=lambda run: run.ttft_s) for _, runs in compared]
-    wins = sum(run.system == OURS for run in firsts)
-    of = "the one case" if len(firsts) == 1 else f"{wins} of {len(firsts)} cases"
-    sentence = f"{OURS} was first in {of}." if wins else f"{OURS} was first in none of {len(firsts)} cases."
+    wins = sum(min(runs, key=lambda run: run.ttft_s) is case.ours for case, runs in compared)
+    of = "the one case" if len(compared) == 1 else f"{wins} of {len(compared)} cases"
+    name = " or ".join(dict.fromkeys(case.ours.system for case, _ in compared))
+    sentence = f"{name} was first in {of}." if wins else f"{name} was first in none of {len(compared)} cases."
     case = headline_case(cases)
-    ours = case.run(OURS)
-    others = [run for run in case.runs if run.system != OURS and run.ttft_s is not None]
+    ours = case.ours
+    others = [run for run in case.runs if run is not ours and run.ttft_s is not None]
     if ours and others:
         best = min(others, key=lambda run: run.ttft_s)
         words = compare(ours, best, lambda run: run.ttft_s, f"the best of the others, {best.system}")
@@ -77,12 +77,13 @@ def ttft(cases):
 
 
 def throughput(cases):
-    runs = [run for case in cases for run in case.runs if run.fraction_of_limit is not None]
-    ours = [run.fraction_of_limit for run in runs if run.system == OURS]
-    others = [run.fraction_of_limit for run in runs if run.system != OURS]
+    runs = [(run, run is case.ours) for case in cases for run in case.runs if run.fraction_of_limit is not None]
+    ours = [run.fraction_of_limit for run, is_ours in runs if is_ours]
+    others = [run.fraction_of_limit for run, is_ours in runs if not is_ours]
     if not ours:
         return ""
-    sentence = f"{OURS} reached {form.spread(min(ours), max(ours), form.percent)} of the limit"
+    name = " or ".join(dict.fromkeys(run.system for run, is_ours in runs if is_ours))
+    sentence = f"{name} reached {form.spread(min(ours), max(ours), form.percent)} of the limit"
     return sentence + (f"; the others {form.spread(min(others), max(others), form.percent)}." if others else ".")
 
 
@@ -98,16 +99,16 @@ def at_once(run):
 
 
 def busy(case):
-    ours, today = (case.run(system) if case else None for system in (OURS, TODAY))
+    ours, today = (case.ours, case.run(TODAY)) if case else (None, None)
     together = at_once(ours) if ours else None
     if together:
-        words = f"{OURS} had all devices at work at once for at least {form.percent(together[0])} of the time"
+        words = f"{ours.system} had all devices at work at once for at least {form.percent(together[0])} of the time"
         others = at_once(today) if today else None
         return words + (f", {TODAY} for at most {form.percent(others[1])}." if others else ".")
     words = []
     for run in case.runs if case else []:
         known = [device for device in run.devices if device.busy_fraction is not None]
-        if run.system in (OURS, TODAY) and len(known) > 1:
+        if (run is ours or run is today) and len(known) > 1:
             least = min(known, key=lambda device: device.busy_fraction)
             words.append((run.system, f"{least.name}, the least busy device, worked "
                                       f"{form.percent(least.busy_fraction)} of the time"))
@@ -132,13 +133,13 @@ def planned_shares(run, probed):
 
 
 def shares(case, probed):
-    ours = case and case.run(OURS)
+    ours = case and case.ours
     if not ours:
         return ""
     placed = [device for device in ours.devices if device.share is not None]
     if not placed:
         return ""
-    words = f"{OURS} read " + ", ".join(f"{form.percent(d.share)} from {d.name}" for d in placed)
+    words = f"{ours.system} read " + ", ".join(f"{form.percent(d.share)} from {d.name}" for d in placed)
     planned = planned_shares(ours, probed)
     off = [abs(device.share - planned[device.name]) for device in placed if device.name in planned]
     if off:

@@ -4,7 +4,7 @@ import pathlib
 from html import escape
 
 from . import charts, facts, form, table
-from .data import OURS, TODAY, latencies, text
+from .data import TODAY, items, latencies, text
 from .svg import DeviceColours
 
 SYSTEM_WORDS = {
@@ -13,6 +13,8 @@ SYSTEM_WORDS = {
     "tiered-direct": "one device after the other, direct I/O in deep queues",
     "striped-direct": "equal shares, direct I/O in deep queues: what RAID 0 gives",
     "pooled-direct": "kvpool: spread by bandwidth, direct I/O in deep queues, every byte verified",
+    "tiered-passthrough": "one device after the other, the drives' own commands in deep queues",
+    "pooled-passthrough": "kvpool: spread by bandwidth, the drives' own commands, every byte verified",
 }
 
 
@@ -61,7 +63,7 @@ def tile(name, value, note):
 def tiles(results):
     """The four numbers that matter, each with what it is to be compared with."""
     found, case = [], facts.headline_case(results.cases)
-    ours = case and case.run(OURS)
+    ours = case and case.ours
     if ours:
         today = case.run(TODAY)
         note = f"{today.system}: {form.seconds(today.ttft_s)}" if today and today.ttft_s else form.case_name(case)
@@ -105,6 +107,7 @@ def conditions(results):
         for key in ("measured_at", "conditions", "prefill_source"):
             if text(result.get(key)):
                 rows.append((f"{name}, {key.replace('_', ' ')}", text(result[key])))
+        rows += [(f"{text(out.get('system'))} left out", text(out.get("because"))) for out in items(result.get("left_out"))]
     rows = list(dict.fromkeys((text(name), text(value)) for name, value in rows))
     seen = {run.system for case in results.cases for run in case.runs}
     rows += [(system, words) for system, words in SYSTEM_WORDS.items() if system in seen]
@@ -119,7 +122,7 @@ def sections(results):
     yield section("Time to first token", facts.ttft(cases),
                   "Seconds; shorter is better; each panel has its own scale. Full colour: loading the document's KV "
                   "cache; pale: prefill of the question. The line shows the fastest and the slowest repeat; on the "
-                  "right, the multiple of pooled-direct's time.", panels(cases, charts.ttft))
+                  "right, the multiple of the pool's time.", panels(cases, charts.ttft))
     yield section("Throughput", facts.throughput(cases),
                   "GB/s (10\u2079 bytes a second) delivered to the consumer. The upright line is the limit: the sum of "
                   "the devices, measured together; on the right, the fraction of it that was reached.",
@@ -139,7 +142,8 @@ def sections(results):
                   latency and f'<figure class="wide"><h3>Latency of requests, logarithmic</h3>{latency}</figure>',
                   html_table(*table.latency(spans)), html_table(("replay", "figure"), table.replay(results.replay)))
     yield section("All figures", "", "TTFT: time to first token. Loading: median repeat. Bytes in decimal units. "
-                  "CPU: user and system, all threads. In I/O calls: time inside I/O system calls, waits included, over all threads.", run_table(cases))
+                  "CPU: user and kernel, all threads. In I/O calls: time inside I/O system calls, waits included, over all "
+                  "threads. Device time: in which a storage device had something to do.", run_table(cases))
     yield section("Devices", "", "Each alone, then reading while all others read.",
                   html_table(table.PROBE_COLUMNS, table.probe(results.devices)))
     yield section("Conditions", "", "", conditions(results))

@@ -4,7 +4,7 @@ from . import form
 from .data import OURS
 
 RUN_COLUMNS = ("model", "tokens", "at once", "system", "TTFT", "loading", "min \u2013 max", "GB/s", "limit",
-               "of limit", "CPU", "in I/O calls", "spilled", "wrong")
+               "of limit", "CPU", "kernel CPU", "in I/O calls", "I/O calls", "device time", "spilled", "wrong")
 TERMINAL_COLUMNS = tuple(RUN_COLUMNS.index(name) for name in
                          ("model", "tokens", "system", "TTFT", "GB/s", "limit", "of limit", "CPU", "wrong"))
 PROBE_COLUMNS = ("device", "read", "write", "read, all at once", "read latency", "write latency")
@@ -17,13 +17,14 @@ def run_row(run):
     plain = lambda value: form.DASH if value is None else form.digits(value)  # the column names the unit
     return (run.model or form.DASH, form.tokens(run.tokens), form.count(run.concurrency), run.system or form.DASH,
             form.seconds(run.ttft_s), form.seconds(run.seconds_p50), spread, plain(run.gbps), plain(run.limit_gbps),
-            form.percent(run.fraction_of_limit), form.seconds(cpu), form.seconds(run.blocked_s),
+            form.percent(run.fraction_of_limit), form.seconds(cpu), form.seconds(run.cpu_system_s),
+            form.seconds(run.blocked_s), form.count(run.io_calls), form.seconds(run.device_s),
             form.size(run.spilled_bytes), form.count(run.wrong_blocks))
 
 
 def runs(cases):
     """Rows and the numbers of those that are ours; a new case begins where model, tokens or concurrency change."""
-    rows = [(run_row(run), run.system == OURS) for case in cases for run in case.runs]
+    rows = [(run_row(run), run.system in OURS) for case in cases for run in case.runs]
     return [row for row, _ in rows], {index for index, (_, ours) in enumerate(rows) if ours}
 
 

@@ -34,10 +34,19 @@ class Mapping {
   void* base_;
 };
 
+// The paths of passthrough devices that this one has locked are free again when it goes.
 struct Owner {
-  explicit Owner(uint64_t bytes) : mapping(bytes) {}
+  Owner(uint64_t bytes, std::shared_ptr<std::set<std::string>> all_locked)
+      : mapping(bytes), locked(std::move(all_locked)) {}
+  Owner(const Owner&) = delete;
+  Owner& operator=(const Owner&) = delete;
+  ~Owner() {
+    for (const std::string& path : own) locked->erase(path);
+  }
   Mapping mapping;
   std::vector<std::unique_ptr<Device>> devices;
+  std::shared_ptr<std::set<std::string>> locked;
+  std::vector<std::string> own;
 };
 
 bool is_due(uint64_t every, uint64_t count) { return every != 0 && count % every == 0; }
@@ -106,7 +115,8 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
   uint64_t bytes = config.buffer_bytes;
   for (const DeviceConfig& device : config.devices)
     bytes += device.kind == DeviceKind::memory ? device.size_bytes : 0;
-  const auto owner = std::make_shared<Owner>(bytes);
+  bytes = std::max<uint64_t>(bytes, 4096);  // of which a mapping is made even where nobody wants any
+  const auto owner = std::make_shared<Owner>(bytes, locked_);
   const Mapping* const mapping = &owner->mapping;
   OpenedDevices opened;
   opened.owner = owner;
@@ -114,6 +124,13 @@ Result<OpenedDevices> TestMachine::open_devices(const Config& config, const Devi
   opened.buffers = mapping->span().first(config.buffer_bytes);
   uint64_t offset = config.buffer_bytes;
   for (const DeviceConfig& device : config.devices) {
+    if (is_passthrough(device.kind)) {
+      if (!locked_->insert(device.path).second) return fail(Errc::in_use, device.path + " is in use");
+      owner->own.push_back(device.path);
+    }
+    if (!in_use.empty() && device.path == in_use && !hooks.make_storage) {
+      return fail(Errc::in_use, device.path + " is in use");
+    }
     std::unique_ptr<Device> made;
     if (device.kind == DeviceKind::memory) {
       made = std::make_unique<MemoryDevice>(device.name, mapping->span().subspan(offset, device.size_bytes));
@@ -147,6 +164,9 @@ Result<kvpool_pool*> TestMachine::open_pool(const Config& config, const Profile&
   ++pools_opened;
   last_pool = config;
   pool_storage.clear();
+  for (const DeviceConfig& device : config.devices) {
+    if (locked_->contains(device.path)) return fail(Errc::in_use, device.path + " is in use");
+  }
   for (const DeviceConfig& device : config.devices) {
     if (device.kind == DeviceKind::memory || !hooks.make_storage) continue;
     auto hooked = hooks.make_storage(device);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,11 +50,14 @@ class TestMachine final : public Machine {
   uint64_t corrupt_every = 0;  // of the next storage devices
   uint64_t fail_every = 0;
   uint64_t short_every = 0;
+  std::string in_use;  // the path of a device that somebody else has
   uint32_t pools_opened = 0;
   Config last_pool;
   std::vector<std::unique_ptr<Device>> pool_storage;  // what the hooks made for the pools
 
  private:
+  // Of passthrough devices that are open: the paths.
+  std::shared_ptr<std::set<std::string>> locked_ = std::make_shared<std::set<std::string>>();
   SteadyClock clock_;
 };
 

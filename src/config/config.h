@@ -22,6 +22,9 @@ enum class DeviceKind : uint8_t { memory, file, null, sim, nvme };
 [[nodiscard]] constexpr bool is_storage(DeviceKind kind) {
   return kind == DeviceKind::file || kind == DeviceKind::nvme;
 }
+// Read and written by the drive's own commands, past file systems and the block layer. It cannot be opened
+// twice.
+[[nodiscard]] constexpr bool is_passthrough(DeviceKind kind) { return kind == DeviceKind::nvme; }
 enum class VerifyRule : uint8_t { storage, always, none };  // none, spelled "never": for measuring only
 enum class Residency : uint8_t { exclusive };
 

@@ -269,6 +269,50 @@ class Longdoc(Tool):
         self.assertEqual([device["planned_share"] for device in tiered["devices"]], [None, None])
         self.assertAlmostEqual(sum(device["planned_share"] for device in pooled["devices"]), 1, places=5)
 
+    def test_counts_the_system_calls_of_each_system(self):
+        self.write("small.toml", """
+            [[device]]
+            kind = "memory"
+            size = "1MiB"
+            [[device]]
+            kind = "file"
+            path = "pool.kv"
+            size = "32MiB"
+            [[namespace]]
+            name = "small"
+            block_tokens = 16
+            segment_bytes = "256KiB"
+            segments = 8
+            """)
+        result = self.json_of("bench", "longdoc", "--config", "small.toml", "--model", "small", "--tokens", "128",
+                              "--documents", "1", "--repeat", "1", "--json")
+        self.assertEqual([out["system"] for out in result["left_out"]], ["tiered-passthrough", "pooled-passthrough"])
+        calls = {}
+        for system in result["systems"]:
+            name, threads = system["system"], system["threads"]
+            calls[name] = system["io_calls"]
+            self.assertEqual(system["model"], "small")
+            self.assertEqual(system["device_s_from"], None if system["device_s"] is None else
+                             "kernel" if name.endswith("files") else "requests")
+            # What the threads did adds up; who drives the devices is known by who entered the ring or blocked in reads.
+            drives = [thread for thread in threads if thread["io_calls"]]
+            blocked = sum(thread["io_s"] for thread in drives)
+            if name.endswith("files"):
+                self.assertEqual({thread["name"] for thread in drives}, {"bench-files"}, name)
+            else:
+                self.assertEqual({thread["name"] for thread in drives},
+                                 {"kvpool" if name == "tiered-direct" else "kvpool-engine"}, name)
+                blocked += sum(thread["wait_s"] + thread["idle_s"] for thread in drives)
+            self.assertAlmostEqual(system["blocked_s"], blocked, places=4)
+        self.assertEqual(calls["tiered-files"], 8 * 4)  # openat, fadvise, pread, close
+        self.assertEqual(len(calls), 5)
+
+    def test_refuses_what_cannot_be(self):
+        device = ("bench", "longdoc", "--device", "file,path=pool.kv,size=8MiB")
+        self.refused(*device, "--systems", "pooled-passthrough", message="no device of the configuration is read by passthrough")
+        self.refused(*device, "--systems", "raid", message="allowed are all, tiered-files,")
+        self.refused(*device, "--model", "none", message="--model: ")
+
 
 if __name__ == "__main__":
     KVPOOL = os.path.abspath(sys.argv.pop(1))

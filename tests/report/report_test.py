@@ -238,6 +238,22 @@ class Facts(unittest.TestCase):
         self.assertIn("6.0\u00d7 as fast as today's way", facts.headline(data.gather(longdoc=[{"systems": [
             run("pooled-direct", seconds_min=0.1, seconds_max=0.2, ttft_s=0.2), run("tiered-files")]}])))
 
+    def test_passthrough_speaks_for_the_pool_where_there_is_one(self):
+        runs = [run("tiered-files", ttft_s=4.0, io_calls=176, device_s=0.5, cpu_system_s=0.25), run("pooled-direct", ttft_s=2.0),
+                run("pooled-passthrough", ttft_s=1.0, fraction_of_limit=0.9)]
+        cases = self.cases(*runs)
+        self.assertTrue(facts.ttft(cases).startswith("pooled-passthrough was first in the one case. "))
+        self.assertIn("pooled-passthrough reached 90", facts.throughput(cases))
+        left_out = [{"system": "striped-direct", "because": "no such device"}]
+        text = page.render(data.gather(longdoc=[{"systems": runs, "left_out": left_out}]), "2026-01-01")
+        self.assertIn("the drives' own commands, every byte verified", text.replace("&#x27;", "'"))
+        self.assertIn("striped-direct left out</td>", text)
+        rows, _ = table.runs(cases)
+        self.assertEqual([row[3] for row in rows], ["tiered-files", "pooled-direct", "pooled-passthrough"])
+        cell = dict(zip(table.RUN_COLUMNS, rows[0]))
+        self.assertEqual((cell["I/O calls"], cell["device time"], cell["kernel CPU"]),
+                         ("176", f"0.500{form.THIN}s", f"0.250{form.THIN}s"))
+
     def test_planned_shares_come_from_the_run_or_else_from_the_profile(self):
         devices = [dict(name="a", share=0.7), dict(name="b", share=0.3)]
         probed = data.read_probe({"devices": [dict(name="a", read_bytes_per_second=3e9), dict(name="b", read_gbps=1)]})

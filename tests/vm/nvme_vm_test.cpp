@@ -282,5 +282,51 @@ TEST_F(NvmeDrives, MakeAPoolWithSharesByTheirSpeed) {
   EXPECT_EQ(result["bounced_bytes"], 0) << "the drives read and write the consumer's own memory";
 }
 
+// Chunk files on one drive's ext4, a pool's file beside them, another drive by passthrough: every system
+// brings the same bytes back. Emulated, so nothing is asserted of speed.
+TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
+  fs::create_directories("/tmp/mounted");
+  ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0);
+  std::ofstream("/tmp/longdoc.toml")
+      << "[pool]\nstaging = \"4MiB\"\n"
+         "[[device]]\nkind = \"memory\"\nsize = \"2MiB\"\n"
+         "[[device]]\nkind = \"file\"\nname = \"file\"\npath = \"/tmp/mounted/pool\"\n"
+         "size = \"8MiB\"\n"
+         "[[device]]\nkind = \"nvme\"\nname = \"drive\"\npath = \""
+      << path_of("suite")
+      << "\"\nsize = \"8MiB\"\n"
+         "[[namespace]]\nname = \"small\"\nblock_tokens = 16\nsegment_bytes = \"64KiB\"\n"
+         "segments = 8\n";
+  const Outcome run = kvpool(
+      "bench longdoc --config /tmp/longdoc.toml --model small --tokens 128 --documents 2 --repeat 1 --json");
+  EXPECT_EQ(umount("/tmp/mounted"), 0);
+  ASSERT_EQ(run.status, 0) << run.errors;
+  const json result = json::parse(run.output);
+  EXPECT_TRUE(result["left_out"].empty());
+  std::map<std::string, json> systems;
+  for (const json& system : result["systems"]) {
+    const std::string name = system["system"];
+    systems[name] = system;
+    EXPECT_EQ(system["wrong_blocks"], 0) << name;
+    EXPECT_GT(system["limit_gbps"], 0) << name;
+    EXPECT_EQ(system["devices"][0]["bytes"].get<uint64_t>() + system["devices"][1]["bytes"].get<uint64_t>(),
+              8 * mib)
+        << name;
+    EXPECT_EQ(system["devices"][1]["name"], name.ends_with("passthrough") ? "drive" : "file") << name;
+    // One thread, which sleeps in its calls, or the four workers that read files.
+    const double wall_s = system["busy_bin_s"].get<double>() * 60;
+    EXPECT_GT(system["blocked_s"], 0) << name;
+    EXPECT_LE(system["blocked_s"], wall_s * (name.ends_with("files") ? 4 : 1) * 1.01) << name;
+    EXPECT_GT(system["device_s"], 0) << name;
+    EXPECT_LE(system["device_s"], wall_s * 1.01) << name;
+  }
+  EXPECT_EQ(systems.size(), 7U);
+  EXPECT_TRUE(systems.contains("tiered-passthrough") && systems.contains("pooled-passthrough"));
+  // Of the tiered system's sixteen blocks four lie in memory; a file's takes four calls at least. The pool
+  // reads the same parts from files, four calls each, and by passthrough, in batches.
+  EXPECT_GE(systems["tiered-files"]["io_calls"], 12 * 4);
+  EXPECT_LT(systems["pooled-passthrough"]["io_calls"], systems["pooled-files"]["io_calls"]);
+}
+
 }  // namespace
 }  // namespace kvpool

@@ -1,6 +1,7 @@
 #include "xfer/host/host_transfer.h"
 
 #include <poll.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -86,6 +87,7 @@ bool HostTransfer::Worker::wait_for_job(TransferJob& job, uint32_t spins) {
 }
 
 void HostTransfer::Worker::run(Wakeup& owner, uint32_t spins) {
+  pthread_setname_np(pthread_self(), "kvpool-copy");
   TransferJob job;
   uint64_t untold_bytes = 0;
   while (wait_for_job(job, spins)) {
