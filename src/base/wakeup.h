@@ -31,7 +31,8 @@ class Wakeup {
   void prepare() { asleep_.exchange(true, std::memory_order_seq_cst); }
   // Sleeper: awake again; empties the eventfd.
   void done() {
-    asleep_.store(false, std::memory_order_relaxed);
+    // Still asleep: nobody has written anything.
+    if (asleep_.exchange(false, std::memory_order_acq_rel)) return;
     uint64_t ignored = 0;
     [[maybe_unused]] const auto n = read(fd_, &ignored, sizeof ignored);
   }

@@ -16,11 +16,6 @@ void pause_briefly() {
 #endif
 }
 
-timespec to_timespec(Nanos duration) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(duration);
-  return {.tv_sec = seconds.count(), .tv_nsec = (duration - seconds).count()};
-}
-
 }  // namespace
 
 Reactor::Reactor(Engine& engine, const Engine::Wiring& wiring, Options options)
@@ -28,7 +23,8 @@ Reactor::Reactor(Engine& engine, const Engine::Wiring& wiring, Options options)
       clock_(*wiring.clock),
       transfer_(*wiring.transfer),
       devices_(wiring.devices),
-      options_(std::move(options)) {}
+      options_(std::move(options)),
+      sleeper_(clock_) {}
 
 Reactor::~Reactor() {
   stop_.store(true, std::memory_order_release);
@@ -99,26 +95,17 @@ void Reactor::loop() {
       continue;
     }
     sleep();
-    worked_at = clock_.now();
   }
 }
 
 void Reactor::sleep() {
+  if (sleeper_.is_near(engine_.next_event_time())) return pause_briefly();
   to_engine_.prepare();
   transfer_.prepare_wait();
   // What came in before this moment announced itself to nobody: look once more.
   const bool awake = has_calls_.load(std::memory_order_acquire) || stop_.load(std::memory_order_acquire) ||
                      engine_.step() || engine_.has_input();
-  if (!awake) {
-    const Nanos next = engine_.next_event_time();
-    const Nanos now = clock_.now();
-    if (next == never) {
-      ppoll(descriptors_.data(), descriptors_.size(), nullptr, nullptr);
-    } else if (next > now) {
-      const timespec timeout = to_timespec(next - now);
-      ppoll(descriptors_.data(), descriptors_.size(), &timeout, nullptr);
-    }
-  }
+  if (!awake) sleeper_.sleep(descriptors_, engine_.next_event_time());
   transfer_.done_wait();
   to_engine_.done();
 }

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/sleeper.h"
 #include "base/wakeup.h"
 #include "engine/engine.h"
 
@@ -57,6 +58,7 @@ class Reactor {
   Transfer& transfer_;
   std::vector<Device*> devices_;
   Options options_;
+  Sleeper sleeper_;
   Wakeup to_engine_;
   std::vector<pollfd> descriptors_;
   std::atomic<bool> stop_{false};

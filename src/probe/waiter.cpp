@@ -13,7 +13,7 @@ namespace kvpool {
 void PollWaiter::wait(std::span<Device* const> devices, const Transfer& transfer, Nanos until) {
   KVPOOL_ASSERT(devices.size() <= devices_max);
   std::array<pollfd, devices_max + 1> descriptors{};
-  nfds_t count = 0;
+  size_t count = 0;
   Nanos wake_at = std::min(until, transfer.next_event_time());
   const auto add = [&](int fd) {
     if (fd >= 0) descriptors[count++] = {.fd = fd, .events = POLLIN, .revents = 0};
@@ -23,11 +23,7 @@ void PollWaiter::wait(std::span<Device* const> devices, const Transfer& transfer
     add(device->wait_fd());
     wake_at = std::min(wake_at, device->next_event_time());
   }
-  const Nanos left = wake_at - clock_.now();
-  if (left <= Nanos{0}) return;
-  constexpr Nanos::rep second = 1'000'000'000;
-  const timespec timeout{.tv_sec = left.count() / second, .tv_nsec = left.count() % second};
-  ppoll(descriptors.data(), count, &timeout, nullptr);
+  if (!sleeper_.is_near(wake_at)) sleeper_.sleep(std::span(descriptors).first(count), wake_at);
 }
 
 }  // namespace kvpool

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/clock.h"
+#include "base/sleeper.h"
 #include "io/device.h"
 #include "xfer/transfer.h"
 
@@ -28,11 +29,11 @@ class Waiter {
 // Sleeps in ppoll(2). REQUIRES: clock outlives it and is a real one.
 class PollWaiter final : public Waiter {
  public:
-  explicit PollWaiter(const Clock& clock) : clock_(clock) {}
+  explicit PollWaiter(const Clock& clock) : sleeper_(clock) {}
   void wait(std::span<Device* const> devices, const Transfer& transfer, Nanos until) override;
 
  private:
-  const Clock& clock_;
+  Sleeper sleeper_;
 };
 
 }  // namespace kvpool
