@@ -42,6 +42,10 @@ class MeterDevice final : public Device {
     return below_->discard(offset, length_bytes);
   }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
+  [[nodiscard]] bool online() const override { return below_->online(); }
+  [[nodiscard]] bool reaches(const std::byte* buffer, uint32_t length_bytes) const override {
+    return below_->reaches(buffer, length_bytes);
+  }
   [[nodiscard]] int wait_fd() const override { return below_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override { return below_->next_event_time(); }
 

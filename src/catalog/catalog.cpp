@@ -108,6 +108,7 @@ void Catalog::drop_second(BlockId block) {
   impl_->drop_second(block);
 }
 
+void Catalog::set_online(DeviceId device, bool online) { impl_->set_online(device, online); }
 RangeSet& Catalog::freed(DeviceId device) { return impl_->freed(device); }
 
 CatalogUsage Catalog::usage() const { return impl_->usage(); }

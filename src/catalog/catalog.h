@@ -88,6 +88,9 @@ class Catalog {
   [[nodiscard]] uint32_t match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys,
                                std::span<BlockId> out);
 
+  // Nothing is placed on a device that is not online, and nothing evicted for its sake. All are at first.
+  void set_online(DeviceId device, bool online);
+
   // A Ready block, or no_block. Changes nothing.
   [[nodiscard]] BlockId find(NamespaceId ns, const BlockKey& key) const;
 

@@ -128,6 +128,32 @@ TEST_F(CatalogSpaceTest, ASlabTakesDescendantsAlong) {
   EXPECT_GT(catalog->counters().changed_slabs, 0);
 }
 
+// Each new block takes the place of one or two old ones, however full the device is that is away.
+TEST_F(CatalogSpaceTest, NothingIsEvictedForADeviceThatIsAway) {
+  open({16 * MiB, 16 * MiB}, 2000);
+  const NamespaceId ns = add(std::vector<uint32_t>(4, 64U << 10), true);
+  uint64_t number = 0;
+  while (catalog->counters().evicted_blocks == 0) ASSERT_NE(store(ns, number++), no_block);
+  catalog->set_online(DeviceId(0), false);
+  const uint64_t evicted = catalog->counters().evicted_blocks;
+  for (int i = 0; i < 20; ++i) {
+    const auto reserved = reserve(ns, number++, no_block, DeviceId(0));
+    ASSERT_EQ(reserved.code, Errc::ok);
+    std::array<Place, 4> places;
+    catalog->places(reserved.block, 0, places);
+    for (const Place& place : places) EXPECT_EQ(place.device, DeviceId(1));
+    ASSERT_EQ(commit(reserved.block), Errc::ok);
+  }
+  EXPECT_LE(catalog->counters().evicted_blocks - evicted, 40U);
+  catalog->check();
+  catalog->set_online(DeviceId(1), false);
+  const uint64_t before = catalog->counters().evicted_blocks;
+  EXPECT_EQ(reserve(ns, number++).code, Errc::rejected);
+  EXPECT_EQ(catalog->counters().evicted_blocks, before);
+  catalog->set_online(DeviceId(0), true);
+  EXPECT_NE(store(ns, number), no_block);
+}
+
 TEST_F(CatalogSpaceTest, RecordsAreSmall) {
   open({256 * MiB, 256 * MiB, 128 * MiB, 128 * MiB}, 1U << 12, 2, 32);
   const NamespaceId ns = add(std::vector<uint32_t>(32, 4096));

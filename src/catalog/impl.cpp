@@ -60,8 +60,17 @@ Result<NamespaceId> Catalog::Impl::add_namespace(const Geometry& geometry, bool 
   if (Status s = add_classes(*added); !s) return tl::unexpected(s.error());
   shapes.push_back(std::move(added));
   // A new class may have changed the slabs, so the others are looked at again.
-  for (auto& shape : shapes) shape->fits = planner.fits_empty(spaces, *shape);
+  look_what_fits();
   return NamespaceId(static_cast<uint16_t>(shapes.size() - 1));
+}
+
+void Catalog::Impl::look_what_fits() {
+  for (auto& shape : shapes) shape->fits = planner.fits_empty(spaces, *shape);
+}
+
+void Catalog::Impl::set_online(DeviceId device, bool online) {
+  planner.set_online(device, online);
+  look_what_fits();
 }
 
 SizeClass Catalog::Impl::find_class(uint64_t bytes) {

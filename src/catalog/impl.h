@@ -21,6 +21,8 @@ class Catalog::Impl {
  public:
   [[nodiscard]] Status open(const CatalogOptions& wanted);
   [[nodiscard]] Result<NamespaceId> add_namespace(const Geometry& geometry, bool flat);
+  void set_online(DeviceId device, bool online);
+  void look_what_fits();
 
   [[nodiscard]] uint32_t match(NamespaceId ns, BlockId parent, std::span<const BlockKey> keys,
                                std::span<BlockId> out);

@@ -4,6 +4,11 @@ namespace kvpool {
 
 void Planner::count(const std::vector<Space>& spaces, const Shape& shape, bool as_if_empty) {
   for (size_t d = 0; d < spaces.size(); ++d) {
+    if (offline_[d]) {
+      empty_[d] = 0;
+      free_[d].fill(0);
+      continue;
+    }
     empty_[d] = as_if_empty ? spaces[d].slabs() : spaces[d].empty_slabs();
     for (size_t k = 0; k < shape.kinds.size(); ++k) {
       free_[d][k] = as_if_empty ? 0 : spaces[d].free_slots(shape.kinds[k]);
@@ -45,14 +50,21 @@ Fit Planner::fit(const std::vector<Space>& spaces, const Shape& shape, std::span
   for (uint32_t s = 0; s < plan.size(); ++s) {
     chosen[s] = {.device = plan[s], .size_class = shape.size_class(s)};
     if (take(spaces[plan[s].value], plan[s].value, shape, shape.kind_of[s])) continue;
-    if (homeless++ == 0) short_of_ = chosen[s];
+    if (homeless++ == 0 || offline_[short_of_.device.value]) short_of_ = chosen[s];
     chosen[s].device = no_device;
   }
   if (homeless == 0) return Fit::planned;
   for (uint32_t s = 0; s < plan.size(); ++s) {
     if (chosen[s].device != no_device) continue;
     const DeviceId device = roomiest(spaces, shape, shape.kind_of[s]);
-    if (device == no_device) return Fit::no_room;
+    if (device == no_device) {
+      // Room is to be made where that helps.
+      for (size_t d = 0; d < spaces.size() && offline_[short_of_.device.value]; ++d) {
+        if (offline_[d] || spaces[d].slots_per_slab(short_of_.size_class) == 0) continue;
+        short_of_.device = DeviceId(static_cast<uint8_t>(d));
+      }
+      return Fit::no_room;
+    }
     KVPOOL_ASSERT(take(spaces[device.value], device.value, shape, shape.kind_of[s]));
     chosen[s].device = device;
   }

@@ -38,7 +38,7 @@ enum class Fit : uint8_t {
 class Planner {
  public:
   // Fills `chosen`, one for each planned device. Unless `planned`, short_of() is the first that found no
-  // room.
+  // room on a device that is online, where there is one.
   [[nodiscard]] Fit fit(const std::vector<Space>& spaces, const Shape& shape, std::span<const DeviceId> plan,
                         std::span<SegmentSlot> chosen);
   [[nodiscard]] SegmentSlot short_of() const { return short_of_; }
@@ -46,6 +46,9 @@ class Planner {
   // Is there room on the device for all segments that `wanted` names?
   [[nodiscard]] bool fits_on(const std::vector<Space>& spaces, const Shape& shape, DeviceId device,
                              std::span<const bool> wanted);
+  // One that is not has no room for anything.
+  void set_online(DeviceId device, bool online) { offline_[device.value] = !online; }
+  [[nodiscard]] bool is_online(DeviceId device) const { return !offline_[device.value]; }
   // Would empty devices hold a block?
   [[nodiscard]] bool fits_empty(const std::vector<Space>& spaces, const Shape& shape);
 
@@ -57,6 +60,7 @@ class Planner {
 
   std::array<uint32_t, devices_max> empty_{};                           // slabs
   std::array<std::array<uint32_t, segments_max>, devices_max> free_{};  // slots, by kind
+  std::array<bool, devices_max> offline_{};
   SegmentSlot short_of_{.device = no_device, .size_class = no_class};
 };
 

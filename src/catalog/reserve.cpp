@@ -91,7 +91,9 @@ bool Catalog::Impl::find_room(const Shape& shape, std::span<const DeviceId> plan
     if (fit == Fit::planned) return true;
     if (drop_seconds_for(planner.short_of(), fit == Fit::no_room)) continue;
     const bool may_spill = fit == Fit::spilled;
-    if (may_spill && (evictions == 0 || evictions >= evictions_max)) return true;
+    // Nothing that is evicted makes room on a device that is away.
+    const bool away = !planner.is_online(planner.short_of().device);
+    if (may_spill && (evictions == 0 || evictions >= evictions_max || away)) return true;
     if (!make_room(planner.short_of())) return may_spill;
     ++evictions;
   }

@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/range_set.h"
@@ -90,6 +91,17 @@ class DeviceQueue {
   // The part is home: nothing of this device's holds it any more. Gives its staging back.
   void finish(PartHandle handle, Nanos now);
 
+  // Whether the device went or came since this was asked last; what online() says is as of then.
+  [[nodiscard]] bool online_changed() {
+    const bool was = std::exchange(online_, device_->online());
+    return was != online_;
+  }
+  [[nodiscard]] bool online() const { return online_; }
+
+  // Whether the device can move these bytes from or to that memory without staging.
+  [[nodiscard]] bool moves_directly(const std::byte* address, uint32_t bytes) const {
+    return bytes == aligned(bytes) && is_aligned(address) && device_->reaches(address, bytes);
+  }
   [[nodiscard]] uint32_t aligned(uint32_t bytes) const {
     return (bytes + limits_.alignment_bytes - 1) / limits_.alignment_bytes * limits_.alignment_bytes;
   }
@@ -148,6 +160,7 @@ class DeviceQueue {
 
   DeviceId id_;
   Device* device_;
+  bool online_ = true;
   TicketTable* table_;
   DeviceLimits limits_;
   Staging staging_;

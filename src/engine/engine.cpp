@@ -64,6 +64,7 @@ bool Engine::step() {
   worked |= transferred_count > 0;
   for (DeviceQueue& queue : queues_) {
     worked |= queue.poll(now_, [&](PartHandle handle) { arrived(queue, handle); });
+    if (queue.online_changed()) catalog_.set_online(queue.id(), queue.online());
   }
   worked |= take_submissions();
   for (Ticket& ticket : table_.all()) {

@@ -143,6 +143,32 @@ TEST_F(EngineFaultTest, ABlockThatCannotBeReadIsGoneWithWhatFollowsIt) {
   }
 }
 
+TEST_F(EngineFaultTest, NothingIsPlacedOnADeviceThatIsAway) {
+  ASSERT_NO_FATAL_FAILURE(
+      open({.devices = {host_memory(), drive(), drive()}, .shares = {0.2, 0.4, 0.4}}, uniform(4)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 8));
+  faults[1]->go_away();
+  const size_t given = devices[1]->kinds.size();
+  ASSERT_NO_FATAL_FAILURE(store(1, 8));
+  EXPECT_EQ(devices[1]->kinds.size(), given);
+  EXPECT_EQ(finish(send(message(Op::retrieve, 1, 8))).code, Errc::ok);
+  // What lies on it is a miss, and no hang.
+  EXPECT_EQ(finish(send(message(Op::retrieve, 0, 8))).code, Errc::miss);
+  faults[1]->come_back();
+  ASSERT_NO_FATAL_FAILURE(store(2, 8));
+  EXPECT_GT(devices[1]->kinds.size(), given + 1);
+}
+
+TEST_F(EngineFaultTest, WithAllDevicesAwayNothingIsEvictedForNothing) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive()}, .shares = {1}}, uniform(4)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 8));
+  faults[0]->go_away();
+  engine->step();
+  EXPECT_EQ(finish(send(message(Op::store, 1, 8))).code, Errc::rejected);
+  faults[0]->come_back();
+  EXPECT_EQ(finish(send(message(Op::retrieve, 0, 8))).code, Errc::ok);
+}
+
 TEST_F(EngineFaultTest, BytesThatWereHurtOnTheirWayAreReadAgain) {
   ASSERT_NO_FATAL_FAILURE(open({.devices = {host_memory(), drive()}, .shares = {0.25, 0.75}}, uniform(4)));
   ASSERT_NO_FATAL_FAILURE(store(0, 4));

@@ -32,6 +32,7 @@ class NotingDevice final : public Device {
     return lower_.discard(offset, length_bytes);
   }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override { return lower_.poll(out); }
+  [[nodiscard]] bool online() const override { return lower_.online(); }
   [[nodiscard]] Nanos next_event_time() const override { return lower_.next_event_time(); }
 
   std::vector<IoKind> kinds;

@@ -102,7 +102,7 @@ bool Engine::issue_read(DeviceQueue& queue) {
       home(handle, Errc::invalid_argument);
       return true;
     }
-    const bool direct = bytes == position.bytes && queue.is_aligned(destination) && !part.suspect;
+    const bool direct = queue.moves_directly(destination, position.bytes) && !part.suspect;
     buffer = direct ? destination : queue.staging().take(bytes);
     if (buffer == nullptr) return false;
     part.address = buffer;
@@ -132,7 +132,7 @@ bool Engine::issue_write(DeviceQueue& queue) {
     home(handle, Errc::invalid_argument);
     return true;
   }
-  const bool direct = bytes == position.bytes && queue.is_aligned(source);
+  const bool direct = queue.moves_directly(source, position.bytes);
   part.address = direct ? source : queue.staging().take(bytes);
   if (part.address == nullptr) return false;
   queue.take(*ticket, now_);

@@ -62,6 +62,10 @@ class CapDevice final : public Device {
     return lower_->discard(offset, length_bytes);
   }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
+  [[nodiscard]] bool online() const override { return lower_->online(); }
+  [[nodiscard]] bool reaches(const std::byte* buffer, uint32_t length_bytes) const override {
+    return lower_->reaches(buffer, length_bytes);
+  }
   [[nodiscard]] int wait_fd() const override { return lower_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override;
 

@@ -80,6 +80,14 @@ class Device {
   // how many.
   [[nodiscard]] virtual size_t poll(std::span<IoCompletion> out) = 0;
 
+  // False while it is away (a drive or a target that is gone for the moment) and all requests fail: nothing
+  // new is placed on it then. What lies on it may still be there when it comes back. May change in poll().
+  [[nodiscard]] virtual bool online() const { return true; }
+  // Whether data can go straight to and from that memory; elsewhere the engine uses staging.
+  [[nodiscard]] virtual bool reaches(const std::byte* /*buffer*/, uint32_t /*length_bytes*/) const {
+    return true;
+  }
+
   // Readable when poll() may find a completion; -1 if next_event_time() alone says when.
   [[nodiscard]] virtual int wait_fd() const { return -1; }
   // The earliest time at which poll() may find something that wait_fd() does not announce.

@@ -34,6 +34,7 @@ void FaultDevice::script(IoKind kind, uint64_t count, Fault fault) {
 void FaultDevice::stop_faults() {
   options_ = {};
   script_.clear();
+  come_back();
 }
 
 void FaultDevice::release_stuck() {
@@ -47,6 +48,7 @@ void FaultDevice::release_stuck() {
 Fault FaultDevice::draw(IoKind kind) {
   const uint64_t number = ++submitted_[static_cast<size_t>(kind)];
   double left = prng_.unit();
+  if (away_) return Fault::fail;
   const auto scripted = std::find_if(script_.begin(), script_.end(), [&](const Scripted& step) {
     return step.kind == kind && step.number == number;
   });

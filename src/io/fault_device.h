@@ -54,6 +54,9 @@ class FaultDevice final : public Device {
   void release_stuck();
   // From here on requests are carried out as they should be; what was hurt stays hurt.
   void stop_faults();
+  // Away: it is not online, and all requests fail.
+  void go_away() { away_ = true; }
+  void come_back() { away_ = false; }
   [[nodiscard]] size_t stuck() const { return stuck_.size(); }
   // How often this fault was given out.
   [[nodiscard]] uint64_t count(Fault fault) const { return counts_[static_cast<size_t>(fault)]; }
@@ -66,6 +69,10 @@ class FaultDevice final : public Device {
     return lower_->discard(offset, length_bytes);
   }
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
+  [[nodiscard]] bool online() const override { return !away_ && lower_->online(); }
+  [[nodiscard]] bool reaches(const std::byte* buffer, uint32_t length_bytes) const override {
+    return lower_->reaches(buffer, length_bytes);
+  }
   [[nodiscard]] int wait_fd() const override { return lower_->wait_fd(); }
   [[nodiscard]] Nanos next_event_time() const override;
 
@@ -90,6 +97,7 @@ class FaultDevice final : public Device {
   [[nodiscard]] IoCompletion finish(IoCompletion completion);
   void corrupt(const Slot& slot, IoCompletion& completion);
 
+  bool away_ = false;
   std::unique_ptr<Device> lower_;
   FaultOptions options_;
   const Clock& clock_;

@@ -164,6 +164,8 @@ std::string World::run() {
   free_at_ = std::chrono::milliseconds(stuck_after_ms);
   one_dies_ = actors_.size() > 1 && prng.chance(0.4);
   dies_at_ = Nanos(prng.below(40'000'000));
+  if (options_.faults && prng.chance(0.3)) goes_at_ = Nanos(prng.below(20'000'000));
+  comings_ = Prng(prng.next());
   run_until([this] { return all_done(); });
   if (failure_.empty() && options_.faults) check_bad_blocks_are_gone();
   if (failure_.empty()) check_home();
@@ -179,10 +181,11 @@ void World::run_until(const std::function<bool()>& done) {
       if (++rounds_ > 5'000'000) fail("it goes round and round");
     }
     if (one_dies_ && clock_.now() >= dies_at_) actors_[0]->close();
-    Nanos next = std::min(engine_->next_event_time(), free_at_);
+    Nanos next = std::min({engine_->next_event_time(), free_at_, goes_at_});
     for (const auto& actor : actors_) next = std::min(next, actor->next_time());
     if (one_dies_ && !actors_[0]->is_closed()) next = std::min(next, std::max(dies_at_, clock_.now()));
     clock_.advance_to(std::max(clock_.now(), next));
+    if (clock_.now() >= goes_at_) goes_at_ = clock_.now() + go_or_come(comings_);
     if (clock_.now() >= free_at_) {
       free_stuck_requests();
       free_at_ = clock_.now() + std::chrono::milliseconds(stuck_after_ms);
@@ -191,9 +194,17 @@ void World::run_until(const std::function<bool()>& done) {
   }
 }
 
+// A device goes away or comes back; until the next time.
+Nanos World::go_or_come(Prng& prng) {
+  FaultDevice& device = *faulty_[prng.below(faulty_.size())];
+  device.online() ? device.go_away() : device.come_back();
+  return Nanos(prng.between(100'000, 20'000'000));
+}
+
 // Whoever reads a block with wrong bytes is the last to find it: what a sweep through all that is stored has
 // found wrong, the next one does not find at all.
 void World::check_bad_blocks_are_gone() {
+  goes_at_ = never;
   for (const auto& device : faulty_) device->stop_faults();
   Actor& auditor = *actors_.emplace_back(
       std::make_unique<Actor>(*this, static_cast<uint32_t>(actors_.size()), options_.seed, /*jobs=*/0));

@@ -57,6 +57,7 @@ class World {
   // verified: what is read from the device is, so it may be corrupt.
   [[nodiscard]] FaultOptions random_faults(Prng& prng, bool verified) const;
   void make_engine(Prng& prng);
+  Nanos go_or_come(Prng& prng);
   void free_stuck_requests();
   [[nodiscard]] bool all_done() const;
   void check_bad_blocks_are_gone();
@@ -76,6 +77,8 @@ class World {
   bool one_dies_ = false;
   Nanos dies_at_{0};
   Nanos free_at_{0};
+  Nanos goes_at_ = never;  // or comes: some device
+  Prng comings_{0};
   uint64_t rounds_ = 0;
   std::string failure_;
 };
