@@ -164,7 +164,9 @@ uint64_t huge_bytes_of(const std::vector<std::span<std::byte>>& ranges) {
 
 Result<std::unique_ptr<Arena>> Arena::create(const ArenaOptions& options) {
   if (Status nodes = check_nodes(options); !nodes) return tl::unexpected(nodes.error());
-  if (Status memory = check_memory(options); !memory) return tl::unexpected(memory.error());
+  if (options.source == nullptr) {
+    if (Status memory = check_memory(options); !memory) return tl::unexpected(memory.error());
+  }
   std::unique_ptr<Arena> arena(new Arena);
   if (Status mapped = arena->map(options); !mapped) return tl::unexpected(mapped.error());
   arena->measure();
@@ -173,6 +175,10 @@ Result<std::unique_ptr<Arena>> Arena::create(const ArenaOptions& options) {
 
 Arena::~Arena() {
   for (const Part& part : parts_) {
+    if (source_ != nullptr) {
+      source_->give_back(part.mapping);
+      continue;
+    }
     munmap(part.mapping.data(), part.mapping.size());
     if (part.hugetlb_fd >= 0) close(part.hugetlb_fd);
     if (part.shared_fd >= 0) close(part.shared_fd);
@@ -187,11 +193,34 @@ std::vector<std::span<std::byte>> Arena::regions() const {
 
 Status Arena::map(const ArenaOptions& options) {
   parts_.reserve(options.parts.size());
+  source_ = options.source;
+  for (const ArenaPart& asked : options.parts) {
+    if (source_ == nullptr) break;
+    if (Status taken = take_foreign(asked); !taken) return taken;
+  }
+  if (source_ != nullptr) return {};
   for (const ArenaPart& asked : options.parts) {
     if (Status reserved = reserve(asked); !reserved) return reserved;
     if (Status mapped = map_chunks(parts_.back()); !mapped) return mapped;
   }
   return fault_in(options.threads);
+}
+
+Status Arena::take_foreign(const ArenaPart& asked) {
+  if (asked.bytes == 0) return fail(Errc::invalid_argument, fmt::format("{}: its size is zero", asked.name));
+  const auto memory = source_->take(round_up(asked.bytes), asked.numa_node);
+  if (!memory) return fail(memory.error().code, fmt::format("{}: {}", asked.name, memory.error().message));
+  const ArenaChunk chunk{.base = memory->data(), .bytes = memory->size(), .backing = ArenaBacking::foreign};
+  madvise(chunk.base, chunk.bytes, MADV_DONTDUMP);
+  madvise(chunk.base, chunk.bytes, MADV_DONTFORK);
+  parts_.push_back({.name = asked.name,
+                    .memory = memory->first(asked.bytes),
+                    .mapping = *memory,
+                    .numa_node = asked.numa_node,
+                    .hugetlb_fd = -1,
+                    .shared_fd = -1,
+                    .chunks = {chunk}});
+  return {};
 }
 
 // Takes a range of addresses that starts on a huge page.
@@ -314,6 +343,7 @@ void Arena::measure() {
   // Once a process: a second arena on the same machine has the same to say.
   static std::atomic<bool> said_unmappable{false};
   static std::atomic<bool> said_small_pages{false};
+  if (source_ != nullptr) return;
   if (report_.shared_bytes < report_.bytes && !said_unmappable.exchange(true)) {
     log_info(
         "{} of {} pool memory can be used by this process alone, which is no fault as long as no other is to "

@@ -7,6 +7,7 @@
 //   hugetlb    a memfd of 2 MiB pages, from those that the administrator set aside
 //   shared     a memfd, where the kernel gives shared memory transparent huge pages
 //   anonymous  private memory with MADV_HUGEPAGE: no other process can map it
+// Or all of it is foreign: from a MemorySource that a device needs.
 // No kernel setting is changed.
 //
 // Thread: create() runs threads of its own and ends them; afterwards the object is constant and any thread
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "io/memory/memory_source.h"
 
 namespace kvpool {
 
@@ -34,10 +36,12 @@ struct ArenaPart {
 
 struct ArenaOptions {
   std::vector<ArenaPart> parts;  // the first ones get huge pages first
-  uint32_t threads = 0;          // that fault memory in; 0: one a core, at most 16
+  // Whose memory it is instead of the arena's own kinds, each part in one piece; outlives the arena.
+  MemorySource* source = nullptr;
+  uint32_t threads = 0;  // that fault memory in; 0: one a core, at most 16
 };
 
-enum class ArenaBacking : uint8_t { hugetlb, shared, anonymous };
+enum class ArenaBacking : uint8_t { hugetlb, shared, anonymous, foreign };
 
 // A piece of a part, of one kind. fd and fd_offset_bytes let another process map it; fd is -1 if none can.
 struct ArenaChunk {
@@ -66,7 +70,7 @@ class Arena {
   // Exactly the bytes asked for, zeroed. REQUIRES: index < parts().
   [[nodiscard]] std::span<std::byte> part(size_t index) const { return parts_[index].memory; }
   [[nodiscard]] std::span<const ArenaChunk> chunks(size_t index) const { return parts_[index].chunks; }
-  // All parts, as Device::start() wants them.
+  // All parts, as Device::start() wants them: the rest of a last huge page belongs to the part too.
   [[nodiscard]] std::vector<std::span<std::byte>> regions() const;
   [[nodiscard]] const ArenaReport& report() const { return report_; }
 
@@ -85,11 +89,13 @@ class Arena {
   [[nodiscard]] Status map(const ArenaOptions& options);
   [[nodiscard]] Status reserve(const ArenaPart& asked);
   [[nodiscard]] Status map_chunks(Part& part);
+  [[nodiscard]] Status take_foreign(const ArenaPart& asked);
   [[nodiscard]] Status map_chunk(Part& part, ArenaChunk& chunk, ArenaBacking best);
   [[nodiscard]] Status fault_in(uint32_t threads);
   [[nodiscard]] Status fault_in_chunk(Part& part, ArenaChunk& chunk);
   void measure();
 
+  MemorySource* source_ = nullptr;
   std::vector<Part> parts_;
   ArenaReport report_;
 };

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "io/memory/available_memory.h"
@@ -87,6 +88,43 @@ TEST(Arena, BindsToANodeThatExists) {
   }
   ASSERT_TRUE(arena) << arena.error().message;
   EXPECT_EQ((*arena)->part(0).size(), 4 * mib);
+}
+
+class OneSource final : public MemorySource {
+ public:
+  [[nodiscard]] Result<std::span<std::byte>> take(uint64_t bytes, int /*numa_node*/) override {
+    EXPECT_EQ(bytes % (2 * mib), 0U);
+    if (bytes > most) return fail(Errc::system, "there is no more");
+    auto* const memory = static_cast<std::byte*>(std::aligned_alloc(2 * mib, bytes));
+    taken += bytes;
+    return std::span(memory, bytes);
+  }
+  void give_back(std::span<std::byte> memory) override {
+    taken -= memory.size();
+    std::free(memory.data());
+  }
+  uint64_t most = 8 * mib;
+  uint64_t taken = 0;
+};
+
+TEST(Arena, TakesItsMemoryFromASourceAndGivesItBack) {
+  OneSource source;
+  ArenaOptions options{
+      .parts = {{.name = "staging", .bytes = 3 * mib}, {.name = "memory0", .bytes = 8 * mib}},
+      .source = &source};
+  {
+    auto arena = Arena::create(options);
+    ASSERT_TRUE(arena) << arena.error().message;
+    EXPECT_EQ((*arena)->part(0).size(), 3 * mib);
+    EXPECT_EQ((*arena)->chunks(1)[0].backing, ArenaBacking::foreign);
+    EXPECT_EQ(source.taken, 12 * mib);
+  }
+  EXPECT_EQ(source.taken, 0U);
+  options.parts[1].bytes = 9 * mib;
+  auto refused = Arena::create(options);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "memory0: there is no more");
+  EXPECT_EQ(source.taken, 0U);
 }
 
 TEST(AvailableMemory, ReadsTheKernelsLists) {
