@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -42,7 +43,8 @@ std::optional<spdlog::level::level_enum> level_from_environment() {
 
 spdlog::logger& logger() {
   static const auto instance = [] {
-    auto made = spdlog::stderr_logger_mt("kvpool");
+    // Not in spdlog's register of names: a shared object of ours has a logger too.
+    auto made = std::make_shared<spdlog::logger>("kvpool", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_pattern("%Y-%m-%dT%H:%M:%S.%e kvpool %l: %v");
     made->set_level(level_from_environment().value_or(spdlog::level::info));
     return made;
