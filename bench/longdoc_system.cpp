@@ -28,7 +28,8 @@ std::string why_left_out(StoragePath path, const Config& config) {
   const auto count = [&](auto is) { return std::count_if(config.devices.begin(), config.devices.end(), is); };
   const auto passed_through = count([](const DeviceConfig& d) { return is_passthrough(d.kind); });
   if (path == StoragePath::passthrough) {
-    return passed_through > 0 ? "" : "no device of the configuration is read by passthrough (kind nvme)";
+    return passed_through > 0 ? ""
+                              : "no device of the configuration is read by passthrough (kinds nvme, spdk)";
   }
   const auto memory = count([](const DeviceConfig& d) { return d.kind == DeviceKind::memory; });
   if (passed_through == 0 || passed_through + memory < static_cast<ptrdiff_t>(config.devices.size()))

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <thread>
 
 #include "base/log.h"
 #include "base/units.h"
+#include "config/spdk_address.h"
 #include "io/cap_device.h"
 #include "io/file/file_device.h"
 #include "io/memory/arena.h"
@@ -14,6 +17,7 @@
 #include "io/null/null_device.h"
 #include "io/nvme/nvme_device.h"
 #include "io/sim/sim_device.h"
+#include "io/spdk/spdk_plugin.h"
 #include "probe/profile_file.h"
 #include "xfer/host/host_transfer.h"
 
@@ -21,11 +25,18 @@ namespace kvpool {
 namespace {
 
 constexpr uint64_t page_bytes = 4096;
+constexpr uint64_t page_bytes_huge = 2ULL << 20;
 
 template <class D>
 Result<std::unique_ptr<Device>> upcast(Result<std::unique_ptr<D>> device) {
   if (!device) return tl::unexpected(device.error());
   return std::unique_ptr<Device>(std::move(*device));
+}
+
+bool has_iommu() {
+  std::error_code ignored;
+  return std::filesystem::directory_iterator("/sys/class/iommu", ignored) !=
+         std::filesystem::directory_iterator();
 }
 
 bool needs_staging(DeviceKind kind) { return kind != DeviceKind::memory; }
@@ -44,6 +55,7 @@ class RealDeviceSet final : public DeviceSet {
       options.parts.push_back(
           {.name = device.name, .bytes = device.size_bytes, .numa_node = device.numa_node});
     }
+    if (Status loaded = load_drivers(config, options); !loaded) return loaded;
     if (!options.parts.empty()) {
       auto arena = Arena::create(options);
       if (!arena) return tl::unexpected(arena.error());
@@ -65,10 +77,13 @@ class RealDeviceSet final : public DeviceSet {
 
   [[nodiscard]] Status open(const Config& config, const Clock& clock, const DeviceHooks& hooks) override {
     close();
+    if (Status attached = attach_spdk(config, hooks); !attached) return attached;
     for (size_t i = 0; i < config.devices.size(); ++i) {
       const DeviceConfig& wanted = config.devices[i];
       const bool replaced = hooks.make_storage && wanted.kind != DeviceKind::memory;
-      auto device = replaced ? hooks.make_storage(wanted) : make(wanted, memory_[i], clock);
+      auto device = replaced   ? hooks.make_storage(wanted)
+                    : spdk_[i] ? Result<std::unique_ptr<Device>>(std::move(spdk_[i]))
+                               : make(wanted, memory_[i], clock);
       if (!device) return tl::unexpected(device.error());
       if (wanted.limit_read_bytes_per_second || wanted.limit_write_bytes_per_second) {
         *device = std::make_unique<CapDevice>(
@@ -100,6 +115,59 @@ class RealDeviceSet final : public DeviceSet {
   }
 
  private:
+  // Drivers that have memory of their own start before memory is taken.
+  [[nodiscard]] Status load_drivers(const Config& config, ArenaOptions& arena) {
+    SpdkEnvironment environment;
+    bool wanted = false;
+    bool own_memory = false;
+    for (const DeviceConfig& device : config.devices) {
+      if (device.kind != DeviceKind::spdk) continue;
+      const auto address = parse_spdk_address(device.path);
+      if (!address) return tl::unexpected(address.error());
+      wanted = true;
+      environment.pci |= address->is_pcie();
+      // Without an IOMMU only memory that the kernel never moves can be told to a drive.
+      own_memory |= address->is_vfio_user() || (address->is_pcie() && !has_iommu());
+    }
+    if (!wanted) return {};
+    auto loaded = load_spdk();
+    if (!loaded) return tl::unexpected(loaded.error());
+    plugin_ = *loaded;
+    for (const ArenaPart& part : arena.parts) {
+      if (own_memory) environment.own_memory_bytes += part.bytes + page_bytes_huge;
+    }
+    if (own_memory) arena.source = plugin_;
+    return plugin_->start(environment);
+  }
+
+  // All at the same time: one that is far away takes a while.
+  [[nodiscard]] Status attach_spdk(const Config& config, const DeviceHooks& hooks) {
+    spdk_.clear();
+    spdk_.resize(config.devices.size());
+    std::vector<SpdkDeviceOptions> wanted;
+    std::vector<size_t> numbers;
+    for (size_t i = 0; i < config.devices.size(); ++i) {
+      const DeviceConfig& device = config.devices[i];
+      if (device.kind != DeviceKind::spdk || hooks.make_storage) continue;
+      const auto address = parse_spdk_address(device.path);
+      if (!address) return tl::unexpected(address.error());
+      wanted.push_back({.name = device.name,
+                        .address = address->controller,
+                        .namespace_id = address->namespace_id,
+                        .host_nqn = address->host_nqn,
+                        .size_bytes = device.size_bytes,
+                        .queue_depth = device.queue_depth,
+                        .io_timeout = device.io_timeout,
+                        .poll_slack = device.poll_slack_percent / 100.0});
+      numbers.push_back(i);
+    }
+    if (wanted.empty()) return {};
+    auto opened = plugin_->open(wanted);
+    if (!opened) return tl::unexpected(opened.error());
+    for (size_t i = 0; i < numbers.size(); ++i) spdk_[numbers[i]] = std::move((*opened)[i]);
+    return {};
+  }
+
   static Result<std::unique_ptr<Device>> make(const DeviceConfig& wanted, std::span<std::byte> memory,
                                               const Clock& clock) {
     switch (wanted.kind) {
@@ -121,6 +189,7 @@ class RealDeviceSet final : public DeviceSet {
                                         .size_bytes = wanted.size_bytes,
                                         .queue_depth = wanted.queue_depth,
                                         .discard = wanted.discard}));
+      case DeviceKind::spdk:  // attached together, before
       case DeviceKind::file:
         break;
     }
@@ -130,6 +199,8 @@ class RealDeviceSet final : public DeviceSet {
                                     .queue_depth = wanted.queue_depth}));
   }
 
+  SpdkPlugin* plugin_ = nullptr;               // the process's
+  std::vector<std::unique_ptr<Device>> spdk_;  // attached and not yet given out, by number
   std::unique_ptr<Arena> arena_;
   std::span<std::byte> buffers_;
   std::vector<std::span<std::byte>> memory_;  // one a device; empty where it is not memory

@@ -17,14 +17,15 @@
 
 namespace kvpool {
 
-enum class DeviceKind : uint8_t { memory, file, null, sim, nvme };
+enum class DeviceKind : uint8_t { memory, file, null, sim, nvme, spdk };
+// NVMe commands from user space, without the kernel's block layer and file systems.
+[[nodiscard]] constexpr bool is_passthrough(DeviceKind kind) {
+  return kind == DeviceKind::nvme || kind == DeviceKind::spdk;
+}
 // It survives the process, and has a path.
 [[nodiscard]] constexpr bool is_storage(DeviceKind kind) {
-  return kind == DeviceKind::file || kind == DeviceKind::nvme;
+  return kind == DeviceKind::file || is_passthrough(kind);
 }
-// Read and written by the drive's own commands, past file systems and the block layer. It cannot be opened
-// twice.
-[[nodiscard]] constexpr bool is_passthrough(DeviceKind kind) { return kind == DeviceKind::nvme; }
 enum class VerifyRule : uint8_t { storage, always, none };  // none, spelled "never": for measuring only
 enum class Residency : uint8_t { exclusive };
 
@@ -33,11 +34,14 @@ struct DeviceConfig {
   DeviceKind kind = DeviceKind::memory;
   uint64_t size_bytes = 0;
   int numa_node = -1;         // memory: -1 is the process's own policy
-  std::string path;           // file, or block device; nvme: /dev/ngXnY
+  std::string path;           // file, or block device; nvme: /dev/ngXnY; spdk: an address (spdk_address.h)
   uint32_t queue_depth = 32;  // requests in flight
   bool discard = false;       // nvme: freed space is deallocated on the drive
   std::optional<uint64_t> limit_read_bytes_per_second;
   std::optional<uint64_t> limit_write_bytes_per_second;
+  // spdk
+  Nanos io_timeout{std::chrono::seconds(5)};  // of one command; then the controller is taken to be gone
+  uint32_t poll_slack_percent = 4;  // how late a completion may be found, of a command's own latency
   // sim and null
   double sim_read_bytes_per_second = 1e9;
   double sim_write_bytes_per_second = 1e9;

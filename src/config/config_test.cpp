@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <fstream>
 
+#include "config/spdk_address.h"
+
 namespace kvpool {
 namespace {
 
@@ -352,6 +354,58 @@ TEST(Config, LoadSaysWhatIsWrongWithTheFile) {
   std::remove(path.c_str());
 }
 
+TEST(SpdkAddress, IsSpdksOwnWithANamespace) {
+  const auto pcie = parse_spdk_address("trtype:PCIe traddr:0000:01:00.0");
+  ASSERT_TRUE(pcie);
+  EXPECT_TRUE(pcie->is_pcie());
+  EXPECT_EQ(pcie->controller, "trtype:PCIe traddr:0000:01:00.0");
+  EXPECT_EQ(pcie->namespace_id, 1U);
+  const auto tcp = parse_spdk_address(
+      "  ns:7 trtype:tcp  adrfam:IPv4 traddr:10.0.0.2 trsvcid:4420 subnqn:nqn.2026-01.io.x:y ");
+  ASSERT_TRUE(tcp);
+  EXPECT_EQ(tcp->transport, "TCP");
+  EXPECT_EQ(tcp->namespace_id, 7U);
+  EXPECT_EQ(tcp->controller, "trtype:tcp adrfam:IPv4 traddr:10.0.0.2 trsvcid:4420 subnqn:nqn.2026-01.io.x:y");
+  EXPECT_EQ(tcp->host_nqn, "");
+  const auto known = parse_spdk_address(
+      "trtype:TCP adrfam:IPv4 traddr:10.0.0.2 trsvcid:4420 subnqn:nqn.x:y hostnqn:nqn.2026-01.io.x:host1");
+  EXPECT_EQ(known->host_nqn, "nqn.2026-01.io.x:host1");
+  EXPECT_EQ(known->controller.find("host"), std::string::npos);
+  EXPECT_TRUE(parse_spdk_address("trtype:VFIOUSER traddr:/tmp/v subnqn:nqn.x:y")->is_vfio_user());
+}
+
+TEST(SpdkAddress, SaysWhatIsWrong) {
+  const std::vector<std::pair<std::string, std::string>> all = {
+      {"", "it has no trtype"},
+      {"traddr:0000:01:00.0", "it has no trtype"},
+      {"trtype:PCIe", "it has no traddr, which PCIe needs"},
+      {"trtype:TCP traddr:10.0.0.2 trsvcid:4420", "it has no subnqn, which TCP needs"},
+      {"trtype:TCP traddr:10.0.0.2 subnqn:nqn.x:y", "it has no trsvcid, which TCP needs"},
+      {"trtype:TCP traddr:10.0.0.2 trsvcid:4420 subnqn:nqn.x:y", "it has no adrfam, which TCP needs"},
+      {"trtype:FC traddr:x", "trtype is 'FC', and not PCIe, TCP, RDMA or VFIOUSER"},
+      {"trtype:PCIe traddr:x traddr:y", "it has two of 'traddr'"},
+      {"trtype:PCIe traddr:", "'traddr' has no value"},
+      {"trtype:PCIe traddr:x ns:0", "ns is '0', and not a number from 1 on"},
+      {"trtype:PCIe traddr:x ns:one", "ns is 'one', and not a number from 1 on"},
+      {"trtype:PCIe traddr:x color:red",
+       "'color:red' is none of trtype, adrfam, traddr, trsvcid, subnqn, hostnqn, ns"},
+      {"/dev/ng0n1", "'/dev/ng0n1' is none of trtype"}};
+  for (const auto& [text, error] : all) {
+    const auto address = parse_spdk_address(text);
+    ASSERT_FALSE(address) << text;
+    EXPECT_TRUE(address.error().message.starts_with(error)) << address.error().message;
+  }
+}
+
+TEST(ParseDevice, TakesAnSpdkAddressAsPath) {
+  const auto device = parse_device("spdk,path=trtype:PCIe traddr:0000:01:00.0,size=4GiB,io_timeout=2s");
+  ASSERT_TRUE(device) << device.error().message;
+  EXPECT_EQ(device->kind, DeviceKind::spdk);
+  EXPECT_EQ(device->io_timeout, std::chrono::seconds(2));
+  EXPECT_FALSE(parse_device("spdk,path=/dev/ng0n1,size=4GiB"));
+  EXPECT_FALSE(parse_device("file,path=/tmp/a,size=4GiB,io_timeout=2s"));
+}
+
 TEST(ParseDevice, HasTheKeysOfATable) {
   const auto file = parse_device("file,path=/a=b,size=4GiB,limit_read=600MB/s,queue_depth=8,name=ssd");
   ASSERT_TRUE(file) << file.error().message;
@@ -377,7 +431,7 @@ TEST(ParseDevice, HasTheKeysOfATable) {
 
 TEST(ParseDevice, SaysWhatIsWrong) {
   const std::vector<Case> cases = {
-      {"", "--device '': key 'kind': '' is not one of them; allowed: memory, file, nvme, null, sim"},
+      {"", "--device '': key 'kind': '' is not one of them; allowed: memory, file, nvme, spdk, null, sim"},
       {"memory", "--device 'memory': key 'size': it is 0 or missing; allowed: "},
       {"memory,", "--device 'memory,': it ends in a comma"},
       {"memory,size=2", "--device 'memory,size=2': key 'size': 2 bytes are below one slab of 1 MiB"},

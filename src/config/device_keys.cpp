@@ -6,12 +6,13 @@
 #include "base/ids.h"
 #include "base/units.h"
 #include "config/keys.h"
+#include "config/spdk_address.h"
 
 namespace kvpool {
 namespace {
 
-constexpr std::array<std::string_view, 5> kind_names = {"memory", "file", "null", "sim", "nvme"};
-constexpr std::string_view kinds_allowed = "memory, file, nvme, null, sim";
+constexpr std::array<std::string_view, 6> kind_names = {"memory", "file", "null", "sim", "nvme", "spdk"};
+constexpr std::string_view kinds_allowed = "memory, file, nvme, spdk, null, sim";
 constexpr uint64_t size_bytes_min = 1ULL << 20;  // one slab
 constexpr uint64_t size_bytes_max = 1ULL << 50;
 constexpr uint64_t size_alignment_bytes = 4096;
@@ -54,6 +55,10 @@ std::string check_path(const DeviceConfig& device) {
   if (device.path.empty()) return "it is missing";
   if (device.path.size() > path_length_max) return "it is too long";
   if (device.path.find('\0') != std::string::npos) return "it holds a zero byte";
+  if (device.kind == DeviceKind::spdk) {
+    const auto address = parse_spdk_address(device.path);
+    return address ? "" : address.error().message;
+  }
   if (device.path.back() == '/') return "it names a folder";
   return is_utf8(device.path) ? "" : "it is not UTF-8";
 }
@@ -73,6 +78,12 @@ std::string check_rate(const DeviceConfig& device) {
   const double rate = device.*member;
   if (!std::isfinite(rate) || rate < 1) return "it is 0";
   return rate <= static_cast<double>(rate_max) ? "" : "it is too large";
+}
+
+std::string check_timeout(const DeviceConfig& device) {
+  constexpr Nanos timeout_min = std::chrono::milliseconds(100);
+  if (device.io_timeout < timeout_min) return "it is too short";
+  return device.io_timeout <= std::chrono::minutes(1) ? "" : "it is too long";
 }
 
 std::string check_latency(const DeviceConfig& device) {
@@ -104,12 +115,13 @@ std::string get_flag(const DeviceConfig& device) {
 }
 
 constexpr uint8_t memory = kind_bit(DeviceKind::memory);
-constexpr uint8_t storage = kind_bit(DeviceKind::file) | kind_bit(DeviceKind::nvme);
+constexpr uint8_t spdk = kind_bit(DeviceKind::spdk);
+constexpr uint8_t storage = kind_bit(DeviceKind::file) | kind_bit(DeviceKind::nvme) | spdk;
 constexpr uint8_t simulated = kind_bit(DeviceKind::null) | kind_bit(DeviceKind::sim);
 constexpr std::string_view rate_allowed = "a rate such as \"600MB/s\", above 0, at most 1000000GB/s";
 
 using D = DeviceConfig;
-constexpr std::array<Key<D>, 12> device_key_list = {{
+constexpr std::array<Key<D>, 14> device_key_list = {{
     {"kind", kinds_allowed, set_kind, nullptr, [](const D& d) { return toml_text(to_string(d.kind)); }},
     {"name", "1 to 63 of the characters A-Z a-z 0-9 . _ -, unique", set_text<&D::name>, check_name,
      get_text<&D::name>},
@@ -118,11 +130,17 @@ constexpr std::array<Key<D>, 12> device_key_list = {{
     {"numa_node", "a whole number from -1 (the process's own policy) to 1023", set_number<&D::numa_node>,
      check_range<&D::numa_node, -1, numa_node_max>, get_number<&D::numa_node>, memory},
     {"path",
-     "the path of a file, a block device, or a namespace such as /dev/ng0n1, in UTF-8, at most 4095 bytes",
+     "the path of a file, a block device, or a namespace such as /dev/ng0n1, or an address such as "
+     "\"trtype:PCIe traddr:0000:01:00.0\", in UTF-8, at most 4095 bytes",
      set_text<&D::path>, check_path, get_text<&D::path>, storage},
     {"queue_depth", "a whole number from 1 to 1024", set_number<&D::queue_depth>,
      check_range<&D::queue_depth, 1, 1024>, get_number<&D::queue_depth>,
      static_cast<uint8_t>(storage | simulated)},
+    {"io_timeout", "a time such as \"5s\", from 100ms to 60s", set_duration<&D::io_timeout>, check_timeout,
+     get_duration<&D::io_timeout>, spdk},
+    {"poll_slack_percent", "a whole number from 0 (look all the time) to 100",
+     set_number<&D::poll_slack_percent>, check_range<&D::poll_slack_percent, 0, 100>,
+     get_number<&D::poll_slack_percent>, spdk},
     {"discard", "true, false", set_flag<&D::discard>, nullptr, get_flag<&D::discard>,
      kind_bit(DeviceKind::nvme)},
     {"limit_read", rate_allowed, set_rate<&D::limit_read_bytes_per_second>,

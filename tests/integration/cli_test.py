@@ -125,7 +125,7 @@ class Config(Tool):
         self.refused("config", "show", message="no pool is named")
         self.refused("config", "show", "--config", "good.toml", "--device", "memory,size=2GiB",
                      message="exclude each other")
-        self.refused("config", "show", "--device", "tape,size=2GiB", message="allowed: memory, file, nvme, null, sim")
+        self.refused("config", "show", "--device", "tape,size=2GiB", message="allowed: memory, file, nvme, spdk, null, sim")
         self.refused("config", "show", "--device", "file,size=1MiB,path=p", "--device",
                      "file,size=1MiB,path=./p", message="key 'device[1].path'")
         self.refused("config", "show", "--config", "good.toml", "--placement", "raid",
@@ -242,6 +242,27 @@ limit_read = "50MB/s"
         self.assertIn("precious.txt", err)
         with open(self.path("precious.txt"), encoding="utf-8") as file:
             self.assertEqual(file.read(), "precious")
+
+
+class BenchDevice(Tool):
+    def test_measures_one_device_at_one_size_and_depth(self):
+        device = f"file,path={self.path('kv')},size=16MiB"
+        for more, operation in (([], "read"), (["--write"], "write")):
+            result = self.json_of("bench", "device", "--json", "--device", device, "--size", "256KiB", "--depth", "4",
+                                  "--seconds", "0.2", *more)
+            self.assertEqual(result["operation"], operation)
+            self.assertEqual(result["command_bytes"] * result["commands"], 1 << 20)
+            self.assertGreater(result["bytes_per_second"], 1e6)
+            self.assertGreater(result["command_latency_us"], 0)
+        self.refused("bench", "device", "--device", device, "--size", "5000", message="--size is '5000'")
+        self.refused("bench", "device", "--device", "tape,size=1GiB", message="'tape' is not one of them")
+
+    def test_says_what_an_spdk_device_lacks(self):
+        device = "spdk,path=trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:1 subnqn:nqn.2026-01.io.kvpool:none,size=1GiB"
+        built = os.path.exists(os.path.join(os.path.dirname(KVPOOL), "libkvpool_spdk.so"))
+        self.refused("bench", "device", "--device", device,
+                     message="no controller can be attached" if built else "`spdk` devices need libkvpool_spdk.so")
+        self.refused("bench", "device", "--device", "spdk,path=trtype:FC traddr:x,size=1GiB", message="trtype is 'FC'")
 
 
 class Longdoc(Tool):
