@@ -21,7 +21,7 @@ test: packages
 # What needs NVMe drives, in a virtual machine that has some. make test runs it too.
 test-vm: packages
 	@scripts/packages.sh vm
-	@scripts/build.sh release kvpool devices_test nvme_vm_test
+	@scripts/build.sh release
 	@ctest --test-dir build/release --output-on-failure -R '^vm$$'
 
 # The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.

@@ -140,5 +140,28 @@ TEST_F(Binding, GivesDrivesToUserSpaceAndTakesThemBack) {
   ASSERT_TRUE(pool) << pool.error().message;
 }
 
+// SPDK's driver over PCIe, the IOMMU and the pool's own huge pages: the Device seam's suite, and a pool's
+// tool.
+TEST_F(Binding, ADriveServesSpdk) {
+  if (!fs::exists("/usr/bin/libkvpool_spdk.so")) GTEST_SKIP() << "built without SPDK";
+  const std::string address = address_of("fast");
+  const Outcome prepared = kvpool("device prepare --yes --huge-pages 256MiB " + address);
+  ASSERT_EQ(prepared.status, 0) << prepared.errors;
+  const std::string spdk = "trtype:PCIe traddr:" + address;
+  const Outcome measured =
+      kvpool("bench device --json --size 64KiB --depth 8 --seconds 0.5 --device \"spdk,path=" + spdk +
+             ",size=16MiB\"");
+  EXPECT_EQ(measured.status, 0) << measured.errors;
+  if (measured.status == 0) {
+    EXPECT_GT(json::parse(measured.output)["bytes_per_second"].get<double>(), 1e6);
+  }
+  EXPECT_EQ(std::system(("KVPOOL_TEST_SPDK='" + spdk +
+                         "' LD_LIBRARY_PATH=/usr/bin /programs/devices_test --gtest_filter='*/spdk'")
+                            .c_str()),
+            0);
+  EXPECT_EQ(kvpool("device release --yes " + address).status, 0);
+  wait_for("fast");
+}
+
 }  // namespace
 }  // namespace kvpool

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs test programs in a virtual machine that has NVMe drives, emulated by QEMU in software.
 
-    vm_test.py --cache FOLDER --tool KVPOOL PROGRAM...
+    vm_test.py --cache FOLDER --tool KVPOOL [--plugin SPDK_PLUGIN] PROGRAM...
 
 The machine has Debian's kernel, an initramfs of busybox, the programs, and the libraries that they are linked with.
 Its drives are known by their serial numbers (see DRIVES): the order of controllers is not that of the command line.
@@ -96,7 +96,13 @@ def libraries(program):
     return {pathlib.Path(path) for path in re.findall(r"(/\S+) \(0x", listed)}
 
 
-def make_initramfs(root, kernel_folder, programs, kvpool, out):
+def place_of(library):
+    """Where the loader of the machine, which has no cache of folders, looks."""
+    ordinary = library.parts[1] in ("lib", "lib64", "usr")
+    return library.relative_to("/") if ordinary else pathlib.Path("usr/lib/x86_64-linux-gnu") / library.name
+
+
+def make_initramfs(root, kernel_folder, programs, tools, out):
     for folder in ("bin", "modules", "programs", "usr/bin"):
         (root / folder).mkdir(parents=True)
     shutil.copy(tool("busybox"), root / "bin/busybox")
@@ -110,18 +116,19 @@ def make_initramfs(root, kernel_folder, programs, kvpool, out):
     (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
     for program in programs:
         shutil.copy(program, root / "programs")
-    tools = (kvpool, pathlib.Path(tool("dmsetup")))
+    tools = (*tools, pathlib.Path(tool("dmsetup")))
     for program in tools:
         shutil.copy(program, root / "usr/bin")
     (root / "programs/order").write_text("".join(f"{program.name}\n" for program in programs))
     for library in set().union(*(libraries(program) for program in (*programs, *tools))):
-        target = root / library.relative_to("/")
+        target = root / place_of(library)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
     for program in (root / "programs").iterdir():
         if program.name != "order":
             run("strip", program)
-    run("strip", root / "usr/bin/kvpool")
+    for program in tools:
+        run("strip", root / "usr/bin" / program.name)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
     archive = run_bytes(tool("cpio"), "--quiet", "-o", "-H", "newc", cwd=root, data=names.encode())
     out.write_bytes(run_bytes("gzip", "-1", data=archive))
@@ -204,7 +211,7 @@ def iommu():
     if '"intel-iommu"' not in known:
         print("this QEMU has no intel-iommu: what needs one is skipped")
         return "q35,accel=tcg", [], ""
-    return "q35,accel=tcg,kernel-irqchip=split", ["-device", "intel-iommu,intremap=on"], " intel_iommu=on iommu=pt"
+    return "q35,accel=tcg,kernel-irqchip=split", ["-device", "intel-iommu,intremap=on,aw-bits=48"], " intel_iommu=on iommu=pt"
 
 
 def boot(kernel_folder, initramfs, drives):
@@ -232,6 +239,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", required=True, type=pathlib.Path)
     parser.add_argument("--tool", required=True, type=pathlib.Path)
+    parser.add_argument("--plugin", type=pathlib.Path, help="libkvpool_spdk.so, where SPDK is installed")
     parser.add_argument("programs", nargs="+", type=pathlib.Path)
     options = parser.parse_args(arguments)
     try:
@@ -241,9 +249,10 @@ def main(arguments):
     except Skip as reason:
         print(f"SKIP: {reason}")
         return 77
+    tools = [options.tool] + ([options.plugin] if options.plugin else [])
     with tempfile.TemporaryDirectory(prefix="kvpool-vm-") as folder:
         work = pathlib.Path(folder)
-        make_initramfs(work / "root", kernel_folder, options.programs, options.tool, work / "initramfs")
+        make_initramfs(work / "root", kernel_folder, options.programs, tools, work / "initramfs")
         output = boot(kernel_folder, work / "initramfs", drive_options(work))
     print(output)
     ended = dict(re.findall(r"^VM: (\S+) ended with (\d+)$", output, re.MULTILINE))
