@@ -162,6 +162,7 @@ TEST_P(SpdkPool, StoresAndReadsBackOverUnequalDrives) {
   EXPECT_EQ(read_back(client, 1, blocks), blocks);
   for (uint32_t device = 0; device < 3; ++device)
     EXPECT_GT(device_stats(device).read_bytes, 8 * mib) << device;
+  EXPECT_EQ(stats().bounced_bytes, 0U);
 }
 
 TEST_P(SpdkPool, ATargetThatIsKilledInMidRetrievalCostsItsBlocksAndNothingElse) {
