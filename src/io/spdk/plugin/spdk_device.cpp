@@ -26,24 +26,24 @@ SpdkDevice::SpdkDevice(const SpdkDeviceOptions& options)
       free_slots_(options.queue_depth),
       done_(options.queue_depth),
       refused_(options.queue_depth),
-      drive_(std::make_unique<SpdkDrive>(options, news_, [this] {
+      drive_(options, news_, [this] {
         for (Slot& slot : slots_) {
           if (slot.under_way) end(slot, Errc::io_error);
         }
-      })) {}
+      }) {}
 
 SpdkDevice::~SpdkDevice() {
-  drive_.reset();  // nothing is under way any more
+  drive_.close();  // nothing is under way any more
   for (const std::span<std::byte>& region : registered_) SpdkEnv::instance().drop_memory(region);
 }
 
 Status SpdkDevice::attached() {
-  if (Status attached = drive_->attached(); !attached) return attached;
-  limits_.size_bytes = drive_->header().size_bytes;
-  limits_.alignment_bytes = std::max(alignment_bytes_min, drive_->block_bytes());
+  if (Status attached = drive_.attached(); !attached) return attached;
+  limits_.size_bytes = drive_.header().size_bytes;
+  limits_.alignment_bytes = std::max(alignment_bytes_min, drive_.block_bytes());
   limits_.transfer_bytes_max =
-      static_cast<uint32_t>(std::min<uint64_t>(drive_->transfer_bytes_max(), limits_.size_bytes));
-  limits_.queue_depth_max = drive_->queue_depth();
+      static_cast<uint32_t>(std::min<uint64_t>(drive_.transfer_bytes_max(), limits_.size_bytes));
+  limits_.queue_depth_max = drive_.queue_depth();
   for (uint32_t slot = 0; slot < limits_.queue_depth_max; ++slot) {
     const bool pushed = free_slots_.push(slot);
     KVPOOL_ASSERT(pushed);
@@ -58,7 +58,7 @@ Status SpdkDevice::start(std::span<const std::span<std::byte>> regions) {
     registered_.push_back(region);
   }
   std::ranges::sort(registered_, {}, [](const auto& region) { return region.data(); });
-  if (drive_->reaches_all_memory()) return {};
+  if (drive_.reaches_all_memory()) return {};
   for (const std::span<std::byte>& region : registered_) {
     if (Status tried = try_memory(region); !tried) return tried;
   }
@@ -91,7 +91,7 @@ Status SpdkDevice::try_memory(std::span<std::byte> region) {
 }
 
 bool SpdkDevice::reaches(const std::byte* buffer, uint32_t length_bytes) const {
-  if (drive_->reaches_all_memory()) return true;
+  if (drive_.reaches_all_memory()) return true;
   const auto after =
       std::upper_bound(registered_.begin(), registered_.end(), buffer,
                        [](const std::byte* b, const auto& region) { return b < region.data(); });
@@ -129,14 +129,14 @@ bool SpdkDevice::submit(const IoRequest& request) {
 }
 
 int SpdkDevice::send(const IoRequest& request, Slot& slot) {
-  const uint32_t block_bytes = drive_->block_bytes();
+  const uint32_t block_bytes = drive_.block_bytes();
   const uint64_t first = (pool_data_offset_bytes + request.offset.value) / block_bytes;
   const uint32_t blocks = request.length_bytes / block_bytes;
   if (request.kind == IoKind::read) {
-    return spdk_nvme_ns_cmd_read(drive_->ns(), drive_->queue_pair(), request.buffer, first, blocks, on_done,
+    return spdk_nvme_ns_cmd_read(drive_.ns(), drive_.queue_pair(), request.buffer, first, blocks, on_done,
                                  &slot, 0);
   }
-  return spdk_nvme_ns_cmd_write(drive_->ns(), drive_->queue_pair(), request.buffer, first, blocks, on_done,
+  return spdk_nvme_ns_cmd_write(drive_.ns(), drive_.queue_pair(), request.buffer, first, blocks, on_done,
                                 &slot, 0);
 }
 
@@ -163,7 +163,7 @@ size_t SpdkDevice::poll(std::span<IoCompletion> out) {
   news_.hear();
   const bool was_up = online();
   const int32_t polled =
-      was_up && pace_.in_flight() > 0 ? spdk_nvme_qpair_process_completions(drive_->queue_pair(), 0) : 0;
+      was_up && pace_.in_flight() > 0 ? spdk_nvme_qpair_process_completions(drive_.queue_pair(), 0) : 0;
   size_t count = 0;
   const auto take = [&](BoundedQueue<uint32_t>& from, bool was_sent) {
     while (count < out.size() && !from.empty()) {
@@ -177,25 +177,25 @@ size_t SpdkDevice::poll(std::span<IoCompletion> out) {
   };
   take(refused_, false);
   // What was lost is handed on when its buffers are nobody else's any more; what came before that, now.
-  if (drive_->state() != SpdkDrive::State::lost) take(done_, true);
+  if (drive_.state() != SpdkDrive::State::lost) take(done_, true);
   if (was_up) look_after(polled);
   pace_.looked(now);
   return count;
 }
 
 void SpdkDevice::look_after(int32_t polled) {
-  if (const char* const why = drive_->failure(); why != nullptr) {
-    drive_->give_back(why);
+  if (const char* const why = drive_.failure(); why != nullptr) {
+    drive_.give_back(why);
   } else if (polled < 0) {
-    drive_->give_back(std::generic_category().message(-polled));
-  } else if (!spdk_nvme_qpair_is_connected(drive_->queue_pair())) {
-    drive_->give_back("the connection broke");
+    drive_.give_back(std::generic_category().message(-polled));
+  } else if (!spdk_nvme_qpair_is_connected(drive_.queue_pair())) {
+    drive_.give_back("the connection broke");
   }
 }
 
 Nanos SpdkDevice::next_event_time() const {
   if (!refused_.empty()) return Nanos{0};
-  if (drive_->state() == SpdkDrive::State::lost) return never;  // news will come
+  if (drive_.state() == SpdkDrive::State::lost) return never;  // news will come
   return done_.empty() ? pace_.next_look() : Nanos{0};
 }
 

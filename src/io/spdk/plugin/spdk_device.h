@@ -33,7 +33,7 @@ class SpdkDevice final : public Device {
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
-  [[nodiscard]] bool online() const override { return drive_->state() == SpdkDrive::State::up; }
+  [[nodiscard]] bool online() const override { return drive_.state() == SpdkDrive::State::up; }
   [[nodiscard]] bool reaches(const std::byte* buffer, uint32_t length_bytes) const override;
   [[nodiscard]] int wait_fd() const override { return news_.fd(); }
   [[nodiscard]] Nanos next_event_time() const override;
@@ -68,7 +68,7 @@ class SpdkDevice final : public Device {
   BoundedQueue<uint32_t> refused_;
   bool failure_logged_ = false;
   News news_;
-  std::unique_ptr<SpdkDrive> drive_;  // last: its thread ends before what its callbacks write to
+  SpdkDrive drive_;  // last: its thread ends before what its callbacks write to
 };
 
 }  // namespace kvpool

@@ -280,6 +280,14 @@ TEST_F(SpdkDeviceTest, ANamespaceThatMayBeAnotherIsLookedAtAnew) {
   EXPECT_FALSE(device_->online());
 }
 
+TEST_F(SpdkDeviceTest, MayGoWithCommandsUnderWay) {
+  open();
+  for (uint32_t i = 0; i < queue_depth; ++i) {
+    ASSERT_TRUE(submit(IoKind::read, i * 4096ULL, 4096, memory_.data() + size_t{i} * 4096));
+  }
+  device_.reset();
+}
+
 TEST_F(SpdkDeviceTest, ATargetThatFellSilentHoldsNoCloseUp) {
   open();
   spdk_double::fall_silent("drive");

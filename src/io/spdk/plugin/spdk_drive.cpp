@@ -71,14 +71,17 @@ SpdkDrive::SpdkDrive(const SpdkDeviceOptions& options, News& news, std::function
   });
 }
 
-SpdkDrive::~SpdkDrive() {
+SpdkDrive::~SpdkDrive() { close(); }
+
+void SpdkDrive::close() {
+  if (!thread_.joinable()) return;
   stopping_.store(true, std::memory_order_release);
   // Whoever had the queue pair has it no more.
   State up = State::up;
   state_.compare_exchange_strong(up, State::lost, std::memory_order_acq_rel);
   wake_.notify();
   thread_.join();
-  if (lock_fd_ >= 0) close(lock_fd_);
+  if (lock_fd_ >= 0) ::close(lock_fd_);
   if (!claimed_) return;
   const std::lock_guard lock(controllers_mutex);
   controllers.erase(controller_key());

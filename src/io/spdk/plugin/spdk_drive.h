@@ -72,10 +72,13 @@ class SpdkDrive {
   // `news` is told of every change of state. `all_ended` runs on the drive's thread once a lost queue pair is
   // freed: nothing that was under way on it will be heard of again.
   SpdkDrive(const SpdkDeviceOptions& options, News& news, std::function<void()> all_ended);
-  // Gives the queue pair back and detaches. REQUIRES: nothing but the caller uses the drive any more.
   ~SpdkDrive();
   SpdkDrive(const SpdkDrive&) = delete;
   SpdkDrive& operator=(const SpdkDrive&) = delete;
+
+  // Gives the queue pair back, which ends what is under way, and detaches. REQUIRES: nobody but the caller
+  // uses the drive any more.
+  void close();
 
   // Waits for the end of the first attempt. Once.
   [[nodiscard]] Status attached();
