@@ -2,15 +2,14 @@
 // target over TCP, RDMA or vfio-user. Its queue pair is polled by the owner thread; no system call is made
 // for a local drive, and data goes by DMA straight into the buffers.
 //
-// Threads: open() and the destructor on any thread; start() and all else on the owner thread.
-// Failure: open() says what is wrong with the address, the drive or what lies on it. Afterwards every request
-// completes exactly once. A command that takes longer than `io_timeout`, or a connection that breaks, ends
-// all that is under way with an error once the hardware cannot touch its buffers any more; from then on
-// requests fail at once, until the drive is back. Nothing allocates after start().
+// Threads: the constructor, attached() and the destructor on any thread; start() and all else on the owner
+// thread. Failure: attached() says what is wrong with the address, the drive or what lies on it. Afterwards
+// every request completes exactly once. A command that takes longer than `io_timeout`, or a connection that
+// breaks, ends all that is under way with an error once the hardware cannot touch its buffers any more; from
+// then on requests fail at once, until the drive is back. Nothing allocates after start().
 
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
