@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "io/regions.h"
 #include "io/spdk/plugin/spdk_env.h"
 
 namespace kvpool {
@@ -91,13 +92,7 @@ Status SpdkDevice::try_memory(std::span<std::byte> region) {
 }
 
 bool SpdkDevice::reaches(const std::byte* buffer, uint32_t length_bytes) const {
-  if (drive_.reaches_all_memory()) return true;
-  const auto after =
-      std::upper_bound(registered_.begin(), registered_.end(), buffer,
-                       [](const std::byte* b, const auto& region) { return b < region.data(); });
-  if (after == registered_.begin()) return false;
-  const std::span<std::byte>& region = *std::prev(after);
-  return length_bytes <= region.size() && buffer <= region.data() + (region.size() - length_bytes);
+  return drive_.reaches_all_memory() || region_around(registered_, buffer, length_bytes) >= 0;
 }
 
 bool SpdkDevice::submit(const IoRequest& request) {
