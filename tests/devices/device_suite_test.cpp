@@ -119,12 +119,14 @@ std::string namespace_of(const std::string& serial) {
   return {};
 }
 
-Result<std::unique_ptr<Device>> make_nvme(const std::string& path, bool discard = false) {
+Result<std::unique_ptr<Device>> make_nvme(const std::string& path, bool discard = false,
+                                          bool polled = false) {
   return open_patiently<NvmeDevice>(NvmeDeviceOptions{.name = "nvme0",
                                                       .path = path,
                                                       .size_bytes = size_bytes,
                                                       .queue_depth = queue_depth,
-                                                      .discard = discard});
+                                                      .discard = discard,
+                                                      .polled = polled});
 }
 
 // Where there is a drive to be overwritten: in the virtual machine of tests/vm.
@@ -133,6 +135,8 @@ void add_nvme_kinds(std::vector<DeviceKind>& kinds) {
   if (serial == nullptr) return;
   const std::string path = namespace_of(serial);
   kinds.push_back({"nvme", [path](Surroundings& /*around*/) { return make_nvme(path); }});
+  // By interrupts too, where the kernel's poll queues are not to be trusted.
+  kinds.push_back({"polled_nvme", [path](Surroundings& /*around*/) { return make_nvme(path, true, true); }});
   kinds.push_back({"discarding_nvme", [path](Surroundings& /*around*/) { return make_nvme(path, true); }});
   kinds.push_back(
       {"capped_nvme", [path](Surroundings& around) { return with_cap(make_nvme(path, true), around); }});
@@ -223,13 +227,7 @@ class DeviceSuite : public testing::TestWithParam<DeviceKind> {
     std::filesystem::remove_all(around_.folder);
   }
 
-  // Sleeps until the device says that there may be something, and looks once.
-  void wait_for_event() {
-    std::array<IoCompletion, 1> none;
-    EXPECT_EQ(device_->poll(none), 0U);
-    sleep_until_event();
-    EXPECT_EQ(device_->poll(none), 0U);
-  }
+  // Sleeps until the device says that there may be something.
   void sleep_until_event() {
     const Nanos now = around_.clock.now();
     const Nanos next = device_->next_event_time();
@@ -392,14 +390,19 @@ TEST_P(DeviceSuite, KeepsWhatIsWrittenOverADiscard) {
     for (uint32_t part = 0; part < parts; ++part) {
       if (round > 0 && !prng.chance(0.5)) continue;
       const uint64_t offset = uint64_t{part} * part_bytes;
+      std::array<IoCompletion, 1> none;
       if (round > 0) {
         (void)device_->discard(ByteOffset(offset), part_bytes);
-        std::array<IoCompletion, 1> none;
         if (prng.chance(0.5)) {
           EXPECT_EQ(device_->poll(none), 0U);
         }
       }
-      while (!submit(IoKind::write, offset, part_bytes, bytes.data() + offset, part)) wait_for_event();
+      // Refused while a discard is under way there, which a look may have ended.
+      while (!submit(IoKind::write, offset, part_bytes, bytes.data() + offset, part)) {
+        EXPECT_EQ(device_->poll(none), 0U);
+        if (submit(IoKind::write, offset, part_bytes, bytes.data() + offset, part)) break;
+        sleep_until_event();
+      }
       const IoCompletion done = wait_for_one();
       ASSERT_EQ(done.code, Errc::ok) << "round " << round << ", part " << part;
       ASSERT_EQ(done.tag, part) << "round " << round;

@@ -69,7 +69,7 @@ class Binding : public VirtualMachine {
 TEST_F(Binding, WantsTheModule) {
   if (fs::exists("/sys/bus/pci/drivers/vfio-pci")) GTEST_SKIP() << "the kernel has it already";
   EXPECT_HAS(refusal("slow"), "this kernel has no module vfio-pci; install the package");
-  ASSERT_EQ(std::system("insmod /modules/vfio-pci.ko"), 0);
+  ASSERT_EQ(std::system("insmod /modules/vfio_pci.ko"), 0);
 }
 
 TEST_F(Binding, RefusesDrivesThatHoldSomethingOrAreInUse) {

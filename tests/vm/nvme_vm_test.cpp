@@ -7,6 +7,8 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -31,6 +33,15 @@ class NvmeDrives : public VirtualMachine {
   static Result<std::unique_ptr<NvmeDevice>> open(const std::string& serial, uint64_t size_bytes = 8 * mib) {
     return NvmeDevice::open(
         {.name = serial, .path = path_of(serial), .size_bytes = size_bytes, .queue_depth = 8});
+  }
+  // Waits for the lock that an ended process leaves to its last command.
+  static Result<std::unique_ptr<NvmeDevice>> open_patiently(const std::string& serial) {
+    auto device = open(serial);
+    for (int tries = 0; tries < 100 && !device && device.error().code == Errc::in_use; ++tries) {
+      usleep(100'000);
+      device = open(serial);
+    }
+    return device;
   }
   // The message of a refusal that left the drive as it was.
   static std::string refusal(const std::string& serial, uint64_t size_bytes = 8 * mib) {
@@ -156,6 +167,39 @@ TEST_F(NvmeDrives, AreListedWithWhatIsOnThem) {
   EXPECT_EQ(drives["partitions"]["namespaces"][0]["holds"], "gpt");
   EXPECT_EQ(drives["partitions"]["namespaces"][0]["use"], "has partitions");
   EXPECT_EQ(drives["middle"]["namespaces"][0]["block_bytes"], 4096);
+}
+
+// By poll queues where the kernel may be trusted with them; in both cases a process may end at any time.
+TEST_F(NvmeDrives, OutliveAProcessThatEndsWithCommandsUnderWay) {
+  utsname about{};
+  ASSERT_EQ(uname(&about), 0);
+  unsigned major = 0;
+  unsigned minor = 0;
+  ASSERT_EQ(sscanf(about.release, "%u.%u", &major, &minor), 2);
+  const bool trusted = major > 6 || (major == 6 && minor >= 12);
+  for (int round = 0; round < 4; ++round) {
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto device = open_patiently("slow");
+      if (!device || (*device)->polled() != trusted || !(*device)->start({})) _exit(1);
+      const std::unique_ptr<std::byte, decltype(&std::free)> memory(
+          static_cast<std::byte*>(std::aligned_alloc(4096, mib)), std::free);
+      for (uint64_t at = 0; at < 8 * 65536; at += 65536) {
+        if (!(*device)->submit(
+                {.offset = ByteOffset(at), .length_bytes = 65536, .buffer = memory.get() + at})) {
+          _exit(2);
+        }
+      }
+      std::array<IoCompletion, 8> out;
+      (void)(*device)->poll(out);
+      _exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+  const auto device = open_patiently("slow");
+  EXPECT_TRUE(device) << device.error().message;
 }
 
 // What was freed reads as zeros and takes no room on the host any more; what is beside it stays.
@@ -317,7 +361,11 @@ TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
     const double wall_s = system["busy_bin_s"].get<double>() * 60;
     EXPECT_GT(system["blocked_s"], 0) << name;
     EXPECT_LE(system["blocked_s"], wall_s * (name.ends_with("files") ? 4 : 1) * 1.01) << name;
-    EXPECT_GT(system["device_s"], 0) << name;
+    // The kernel counts in ticks, and these drives answer within one.
+    EXPECT_GE(system["device_s"], 0) << name;
+    if (system["device_s_from"] == "requests") {
+      EXPECT_GT(system["device_s"], 0) << name;
+    }
     EXPECT_LE(system["device_s"], wall_s * 1.01) << name;
   }
   EXPECT_EQ(systems.size(), 7U);

@@ -25,12 +25,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
 BOOT_SECONDS_MAX = 420
 
-# In the order in which they are loaded; those that a kernel has built in are not there.
-MODULES = """crct10dif_common crct10dif_generic crc-t10dif crc64 crc64_rocksoft_generic crc64-rocksoft t10-pi nvme-core
-nvme crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 irqbypass vfio_virqfd vfio vfio_iommu_type1
-vfio-pci-core dm-mod""".split()
-# Those that the tests load.
-LATE_MODULES = ["vfio-pci"]
+# What is loaded, each after what it needs, as far as the kernel has it as a module. The generic ones are algorithms that
+# others look up by name.
+MODULES = "crct10dif_generic crc64_rocksoft_generic crc32c_generic nvme ext4 vfio_iommu_type1 dm-mod".split()
+# Loaded by the tests; what it needs is there already.
+LATE_MODULE = "vfio-pci"
 
 # serial: (MiB, options of the namespace, options of the drive, what it holds)
 DRIVES = {
@@ -86,8 +85,32 @@ def kernel(cache):
         package = next(pathlib.Path(work).glob("*.deb"))
         unpacked = pathlib.Path(work) / "unpacked"
         run("dpkg-deb", "-x", package, unpacked)
+        compressed = list(unpacked.rglob("*.ko.xz"))  # Debian 13; Busybox's insmod takes none
+        if compressed:
+            run("xz", "-d", *compressed)
         unpacked.rename(folder)
     return folder
+
+
+def module_name(path):
+    """As the kernel has it: files are named with - or _."""
+    return path.name.removesuffix(".ko").replace("-", "_")
+
+
+def with_what_they_need(modules, found):
+    order = []
+
+    def add(name):
+        if name not in found or name in order:
+            return
+        needs = re.search(rb"\0depends=([^\0]*)\0", found[name].read_bytes())
+        for other in needs[1].decode().split(",") if needs else []:
+            add(other.replace("-", "_"))
+        order.append(name)
+
+    for module in modules:
+        add(module.replace("-", "_"))
+    return order
 
 
 def libraries(program):
@@ -109,11 +132,12 @@ def make_initramfs(root, kernel_folder, programs, tools, out):
     shutil.copy(HERE / "init", root / "init")
     (root / "init").chmod(0o755)
     (root / "drives").write_text(f"{len(DRIVES)}\n")
-    found = {path.name.removesuffix(".ko"): path for path in (kernel_folder / "lib/modules").rglob("*.ko")}
-    order = [name for name in MODULES if name in found]
-    for name in order + [name for name in LATE_MODULES if name in found]:
-        shutil.copy(found[name], root / "modules")
-    (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in order))
+    found = {module_name(path): path for path in (kernel_folder / "lib/modules").rglob("*.ko")}
+    order = with_what_they_need([*MODULES, LATE_MODULE], found)
+    for name in order:
+        shutil.copy(found[name], root / "modules" / f"{name}.ko")
+    early = [name for name in order if name != LATE_MODULE.replace("-", "_")]
+    (root / "modules/order").write_text("".join(f"{name}.ko\n" for name in early))
     for program in programs:
         shutil.copy(program, root / "programs")
     tools = (*tools, pathlib.Path(tool("dmsetup")))
@@ -239,13 +263,14 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", required=True, type=pathlib.Path)
     parser.add_argument("--tool", required=True, type=pathlib.Path)
+    parser.add_argument("--kernel", type=pathlib.Path, help="another: the folder of its unpacked package")
     parser.add_argument("--plugin", type=pathlib.Path, help="libkvpool_spdk.so, where SPDK is installed")
     parser.add_argument("programs", nargs="+", type=pathlib.Path)
     options = parser.parse_args(arguments)
     try:
         for name in ("qemu-system-x86_64", "cpio", "busybox", "mke2fs", "sfdisk", "dmsetup"):
             tool(name)
-        kernel_folder = kernel(options.cache.resolve())
+        kernel_folder = options.kernel.resolve() if options.kernel else kernel(options.cache.resolve())
     except Skip as reason:
         print(f"SKIP: {reason}")
         return 77
@@ -257,6 +282,9 @@ def main(arguments):
     print(output)
     ended = dict(re.findall(r"^VM: (\S+) ended with (\d+)$", output, re.MULTILINE))
     failed = [program.name for program in options.programs if ended.get(program.name) != "0"]
+    # Once more, at the end, where they are looked for.
+    for failure in re.findall(r"^\S+: Failure\n(?:(?!\[ ).*\n)*|^\[  FAILED  \] .* ms\)$", output, re.MULTILINE) if failed else []:
+        print(failure)
     for name in failed:
         print(f"FAILED in the virtual machine: {name} ({'status ' + ended[name] if name in ended else 'did not end'})")
     return 1 if failed else 0
