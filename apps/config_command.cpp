@@ -61,9 +61,8 @@ ordered_json to_json(const DeviceConfig& device) {
   if (is_storage(device.kind)) {
     out["path"] = device.path;
     if (device.kind == DeviceKind::nvme) out["discard"] = device.discard;
-    if (device.kind != DeviceKind::spdk) return out;
-    out["io_timeout_us"] = microseconds(device.io_timeout);
-    out["poll_slack_percent"] = device.poll_slack_percent;
+    if (device.kind == DeviceKind::spdk) out["io_timeout_us"] = microseconds(device.io_timeout);
+    if (is_passthrough(device.kind)) out["poll_slack_percent"] = device.poll_slack_percent;
     return out;
   }
   out["sim_read_bytes_per_second"] = device.sim_read_bytes_per_second;

@@ -188,7 +188,8 @@ class RealDeviceSet final : public DeviceSet {
                                         .path = wanted.path,
                                         .size_bytes = wanted.size_bytes,
                                         .queue_depth = wanted.queue_depth,
-                                        .discard = wanted.discard}));
+                                        .discard = wanted.discard,
+                                        .poll_slack = wanted.poll_slack_percent / 100.0}));
       case DeviceKind::spdk:  // attached together, before
       case DeviceKind::file:
         break;

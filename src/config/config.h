@@ -39,9 +39,8 @@ struct DeviceConfig {
   bool discard = false;       // nvme: freed space is deallocated on the drive
   std::optional<uint64_t> limit_read_bytes_per_second;
   std::optional<uint64_t> limit_write_bytes_per_second;
-  // spdk
-  Nanos io_timeout{std::chrono::seconds(5)};  // of one command; then the controller is taken to be gone
-  uint32_t poll_slack_percent = 4;  // how late a completion may be found, of a command's own latency
+  Nanos io_timeout{std::chrono::seconds(5)};  // spdk: of one command; then the controller is taken to be gone
+  uint32_t poll_slack_percent = 4;  // nvme, spdk: how late a completion may be found, of its latency
   // sim and null
   double sim_read_bytes_per_second = 1e9;
   double sim_write_bytes_per_second = 1e9;

@@ -140,7 +140,7 @@ constexpr std::array<Key<D>, 14> device_key_list = {{
      get_duration<&D::io_timeout>, spdk},
     {"poll_slack_percent", "a whole number from 0 (look all the time) to 100",
      set_number<&D::poll_slack_percent>, check_range<&D::poll_slack_percent, 0, 100>,
-     get_number<&D::poll_slack_percent>, spdk},
+     get_number<&D::poll_slack_percent>, static_cast<uint8_t>(spdk | kind_bit(DeviceKind::nvme))},
     {"discard", "true, false", set_flag<&D::discard>, nullptr, get_flag<&D::discard>,
      kind_bit(DeviceKind::nvme)},
     {"limit_read", rate_allowed, set_rate<&D::limit_read_bytes_per_second>,

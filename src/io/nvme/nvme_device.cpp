@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/utsname.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -19,13 +22,33 @@ namespace {
 
 constexpr uint32_t alignment_bytes_min = 4096;
 
+// Linux 6.1 follows a wild pointer where a process ends with polled commands under way; 6.12 is the oldest on
+// which they were tried and work.
+bool kernel_polls_safely() {
+  utsname about{};
+  unsigned major = 0;
+  unsigned minor = 0;
+  if (uname(&about) != 0 || sscanf(about.release, "%u.%u", &major, &minor) != 2) return false;
+  return std::pair(major, minor) >= std::pair(6U, 12U);
+}
+
+// How completions are looked for, or nothing where they are announced.
+std::optional<double> poll_slack(const NvmeDeviceOptions& options, const NvmeDrive& drive) {
+  if (!options.polled || !drive.has_poll_queues()) return {};
+  if (kernel_polls_safely()) return options.poll_slack;
+  log_info("{}: the drive's poll queues are not used: that takes Linux 6.12", options.name);
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<NvmeDevice>> NvmeDevice::open(const NvmeDeviceOptions& options) {
   auto drive = NvmeDrive::open(options.path, options.size_bytes, options.discard);
   if (!drive) return tl::unexpected(drive.error());
   std::unique_ptr<NvmeDevice> device(new NvmeDevice(options, std::move(*drive)));
-  if (Status made = device->ring_.make(IORING_SETUP_SQE128 | IORING_SETUP_CQE32); !made) {
+  if (Status made =
+          device->ring_.make(IORING_SETUP_SQE128 | IORING_SETUP_CQE32, poll_slack(options, device->drive_));
+      !made) {
     return tl::unexpected(made.error());
   }
   return device;

@@ -25,7 +25,9 @@ struct NvmeDeviceOptions {
   std::string path;         // /dev/ngXnY
   uint64_t size_bytes = 0;  // of the data area; a multiple of 4096
   uint32_t queue_depth = 32;
-  bool discard = false;  // freed ranges are deallocated on the drive
+  bool discard = false;      // freed ranges are deallocated on the drive
+  bool polled = true;        // by the drive's poll queues, where it has them and the kernel is to be trusted
+  double poll_slack = 0.04;  // PollPace, of polled queues
 };
 
 class NvmeDevice final : public Device {
@@ -38,6 +40,8 @@ class NvmeDevice final : public Device {
   [[nodiscard]] const NvmeDrive& drive() const { return drive_; }
   // Whether start() could register the regions.
   [[nodiscard]] bool registered() const { return ring_.registered(); }
+  // Whether commands go to the drive's poll queues.
+  [[nodiscard]] bool polled() const { return ring_.wait_fd() < 0; }
 
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;

@@ -131,6 +131,7 @@ NvmeDrive& NvmeDrive::operator=(NvmeDrive&& other) noexcept {
   std::swap(unlock_on_close_, other.unlock_on_close_);
   std::swap(namespace_id_, other.namespace_id_);
   std::swap(transfer_bytes_max_, other.transfer_bytes_max_);
+  std::swap(has_poll_queues_, other.has_poll_queues_);
   std::swap(identity_, other.identity_);
   std::swap(discard_limits_, other.discard_limits_);
   std::swap(header_, other.header_);
@@ -199,6 +200,7 @@ Status NvmeDrive::take_block_device(const fs::path& block, const std::string& pa
   if (read_number(block / "ro").value_or(1) != 0) {
     return fail(Errc::unsupported, fmt::format("{}: is read-only", path));
   }
+  has_poll_queues_ = read_number(block / "queue/io_poll").value_or(0) == 1;
   // Limits of the queue: the kernel refuses a passthrough command that it would have to split. A buffer may
   // lie in pages of 4 KiB, each a segment of its own.
   const uint64_t sectors_kib = read_number(block / "queue/max_hw_sectors_kb").value_or(128);

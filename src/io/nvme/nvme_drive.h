@@ -39,6 +39,8 @@ class NvmeDrive {
   [[nodiscard]] const PoolHeader& header() const { return header_; }
   // The most that one command can move: the least of the controller's limit and the kernel's.
   [[nodiscard]] uint32_t transfer_bytes_max() const { return transfer_bytes_max_; }
+  // Whether the kernel's driver has queues without interrupts for it (`poll_queues` of the module nvme).
+  [[nodiscard]] bool has_poll_queues() const { return has_poll_queues_; }
   // Of one Dataset Management command, where it was opened with `discards`.
   [[nodiscard]] const DiscardLimits& discard_limits() const { return discard_limits_; }
   // For an owner with commands under way: the kernel then drops the lock when the last of them is done.
@@ -60,6 +62,7 @@ class NvmeDrive {
   bool unlock_on_close_ = true;
   uint32_t namespace_id_ = 0;
   uint32_t transfer_bytes_max_ = 0;
+  bool has_poll_queues_ = false;
   NvmeIdentity identity_;
   DiscardLimits discard_limits_;
   PoolHeader header_;

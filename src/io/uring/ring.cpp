@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "io/regions.h"
 
 namespace kvpool {
 namespace {
@@ -44,7 +45,11 @@ Ring::~Ring() {
   if (made_) io_uring_queue_exit(&ring_);
 }
 
-Status Ring::make(unsigned flags) {
+Status Ring::make(unsigned flags, std::optional<double> poll_slack) {
+  if (poll_slack) {
+    flags |= IORING_SETUP_IOPOLL;
+    pace_.emplace(*poll_slack);
+  }
   int error = 0;
   for (const unsigned usual : usual_flags) {
     io_uring_params params{};
@@ -103,12 +108,7 @@ void Ring::forget_registered() {
 
 // -1: not wholly in one registered buffer.
 int Ring::registered_index(const std::byte* buffer, uint32_t length_bytes) const {
-  auto after = std::upper_bound(registered_.begin(), registered_.end(), buffer,
-                                [](const std::byte* b, const auto& piece) { return b < piece.data(); });
-  if (after == registered_.begin()) return -1;
-  const std::span<std::byte>& piece = *--after;
-  if (length_bytes > piece.size() || buffer > piece.data() + (piece.size() - length_bytes)) return -1;
-  return static_cast<int>(after - registered_.begin());
+  return static_cast<int>(region_around(registered_, buffer, length_bytes));
 }
 
 void Ring::send() {
