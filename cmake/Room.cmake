@@ -56,6 +56,9 @@ endfunction()
 
 # One GoogleTest binary a room, from its *_test.cpp; extra arguments are further rooms the tests need.
 function(kvpool_room_tests name target)
+  if(NOT KVPOOL_TESTS)
+    return()
+  endif()
   file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cpp)
   if(tests)
     add_executable(${name}_test ${tests})

@@ -1,0 +1,295 @@
+// How Python's arguments become requests.
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "consumer.h"
+#include "error.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvpool::python {
+namespace {
+
+constexpr size_t key_bytes = sizeof(kvpool_key);
+
+struct Memory {
+  const void* data = nullptr;
+  size_t bytes = 0;
+};
+
+using Kept = std::vector<std::shared_ptr<void>>;
+
+[[noreturn]] void refuse_buffer(bool writable) {
+  PyErr_Clear();
+  throw nb::type_error(writable
+                           ? "buffers to be filled are writable, contiguous and in host memory (by the "
+                             "buffer protocol or DLPack)"
+                           : "buffers are contiguous and in host memory (by the buffer protocol or DLPack)");
+}
+
+// Held like this, it can neither go nor change its size.
+Memory take_buffer(nb::handle object, bool writable, Kept& kept) {
+  auto view = std::make_unique<Py_buffer>();
+  if (PyObject_GetBuffer(object.ptr(), view.get(), writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+    refuse_buffer(writable);
+  }
+  const Memory memory{view->buf, static_cast<size_t>(view->len)};
+  kept.push_back(std::shared_ptr<Py_buffer>(view.release(), [](Py_buffer* held) {
+    PyBuffer_Release(held);
+    delete held;
+  }));
+  return memory;
+}
+
+template <class Array>
+Memory take_dlpack(nb::handle object, bool writable, Kept& kept) {
+  auto array = std::make_shared<Array>();
+  if (!nb::try_cast<Array>(object, *array)) refuse_buffer(writable);
+  kept.push_back(array);
+  return {array->data(), array->nbytes()};
+}
+
+Memory memory_of(nb::handle object, bool writable, Kept& kept) {
+  if (PyObject_CheckBuffer(object.ptr()) != 0) return take_buffer(object, writable, kept);
+  if (writable) return take_dlpack<nb::ndarray<nb::device::cpu, nb::c_contig>>(object, writable, kept);
+  return take_dlpack<nb::ndarray<nb::ro, nb::device::cpu, nb::c_contig>>(object, writable, kept);
+}
+
+kvpool_key key_from(const void* bytes) {
+  kvpool_key key;
+  std::memcpy(&key, bytes, sizeof key);
+  if constexpr (std::endian::native == std::endian::little) {
+    key.high = __builtin_bswap64(key.high);
+    key.low = __builtin_bswap64(key.low);
+  }
+  return key;
+}
+
+[[noreturn]] void refuse(const std::string& why) { throw PoolError(KVPOOL_INVALID_ARGUMENT, why); }
+
+// bytes of 16 each, or one buffer of them all.
+std::vector<kvpool_key> keys_from(nb::handle object) {
+  std::vector<kvpool_key> keys;
+  if (nb::isinstance<nb::list>(object) || nb::isinstance<nb::tuple>(object)) {
+    for (const nb::handle item : object) {
+      nb::bytes one;
+      if (!nb::try_cast<nb::bytes>(item, one) || one.size() != key_bytes) refuse("a key is 16 bytes");
+      keys.push_back(key_from(one.data()));
+    }
+    return keys;
+  }
+  Kept kept;
+  const Memory memory = memory_of(object, false, kept);
+  if (memory.bytes % key_bytes != 0) refuse("keys are 16 bytes each");
+  for (size_t at = 0; at < memory.bytes; at += key_bytes) {
+    keys.push_back(key_from(static_cast<const std::byte*>(memory.data) + at));
+  }
+  return keys;
+}
+
+struct Segments {
+  uint32_t first = 0;
+  uint32_t count = 0;
+};
+
+void want_bytes(const Memory& memory, uint64_t bytes, const char* what) {
+  if (memory.bytes == bytes) return;
+  refuse(std::string(what) + " holds " + std::to_string(memory.bytes) + " bytes; " + std::to_string(bytes) +
+         " are wanted");
+}
+
+// One buffer for everything, a block after the other; or one for each segment, a block after the other.
+void add_buffers(Order& order, const Consumer& consumer, const Namespace& ns, nb::handle buffers,
+                 uint32_t blocks, Segments segments) {
+  const bool writable = order.op == Op::retrieve;
+  const auto bytes_of = [&](uint32_t column) { return ns.segment_bytes[segments.first + column]; };
+  order.addresses.resize(size_t{blocks} * segments.count);
+  const auto place = [&](uint32_t block, uint32_t column, const void* data, uint64_t offset) {
+    order.addresses[size_t{block} * segments.count + column] =
+        consumer.address(static_cast<const std::byte*>(data) + offset);
+  };
+  if (nb::isinstance<nb::list>(buffers) || nb::isinstance<nb::tuple>(buffers)) {
+    if (nb::len(buffers) != segments.count) {
+      refuse("there are " + std::to_string(nb::len(buffers)) + " buffers; one for each of " +
+             std::to_string(segments.count) + " segments is wanted");
+    }
+    for (uint32_t column = 0; column < segments.count; ++column) {
+      const Memory memory = memory_of(buffers[column], writable, order.kept);
+      want_bytes(memory, uint64_t{blocks} * bytes_of(column), "a segment's buffer");
+      for (uint32_t block = 0; block < blocks; ++block) {
+        place(block, column, memory.data, uint64_t{block} * bytes_of(column));
+      }
+    }
+    return;
+  }
+  uint64_t of_block = 0;
+  for (uint32_t column = 0; column < segments.count; ++column) of_block += bytes_of(column);
+  const Memory memory = memory_of(buffers, writable, order.kept);
+  want_bytes(memory, blocks * of_block, "the buffer");
+  uint64_t offset = 0;
+  for (uint32_t block = 0; block < blocks; ++block) {
+    for (uint32_t column = 0; column < segments.count; ++column) {
+      place(block, column, memory.data, offset);
+      offset += bytes_of(column);
+    }
+  }
+}
+
+void set_chain(Order& order, const Namespace& ns, nb::handle keys, const std::optional<nb::bytes>& parent,
+               double timeout_s) {
+  order.request.ns = ns.number;
+  order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
+  if (!keys.is_none()) order.keys = keys_from(keys);
+  order.request.blocks = static_cast<uint32_t>(order.keys.size());
+  if (!parent) return;
+  if (parent->size() != key_bytes) refuse("a key is 16 bytes");
+  order.request.has_parent = 1;
+  order.request.parent = key_from(parent->data());
+}
+
+std::shared_ptr<Request> match(Consumer& consumer, const Namespace& ns, nb::handle keys,
+                               const std::optional<nb::bytes>& parent, bool pin) {
+  Order order;
+  order.op = Op::match;
+  set_chain(order, ns, keys, parent, -1);
+  order.request.flags = pin ? KVPOOL_PIN : 0;
+  return consumer.send(std::move(order));
+}
+
+std::shared_ptr<Request> store(Consumer& consumer, const Namespace& ns, nb::handle keys, nb::handle buffers,
+                               const std::optional<nb::bytes>& parent, double timeout_s) {
+  Order order;
+  order.op = Op::store;
+  set_chain(order, ns, keys, parent, timeout_s);
+  add_buffers(order, consumer, ns, buffers, order.request.blocks, {0, ns.segments()});
+  return consumer.send(std::move(order));
+}
+
+void take_run(Order& order, Pin& pin, uint32_t block_first, const std::optional<uint32_t>& blocks) {
+  order.request.pin = pin.number();
+  if (pin.number() == 0) refuse("the pin is released");
+  if (block_first > pin.blocks() || blocks.value_or(0) > pin.blocks() - block_first) {
+    refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks");
+  }
+  order.request.block_first = block_first;
+  order.request.blocks = blocks.value_or(pin.blocks() - block_first);
+}
+
+std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::handle keys_or_pin,
+                                  nb::handle buffers, uint32_t block_first,
+                                  const std::optional<uint32_t>& blocks, uint32_t segment_first,
+                                  const std::optional<uint32_t>& segment_count, double timeout_s) {
+  Order order;
+  order.op = Op::retrieve;
+  std::shared_ptr<Pin> pin;
+  if (nb::try_cast(keys_or_pin, pin) && pin) {
+    set_chain(order, ns, nb::none(), {}, timeout_s);
+    take_run(order, *pin, block_first, blocks);
+    order.kept.push_back(pin);  // it outlives the request
+  } else {
+    set_chain(order, ns, keys_or_pin, {}, timeout_s);
+  }
+  if (segment_first >= ns.segments() || segment_count.value_or(1) > ns.segments() - segment_first ||
+      segment_count == 0U) {
+    refuse("a block has " + std::to_string(ns.segments()) + " segments");
+  }
+  order.request.segment_first = segment_first;
+  order.request.segment_count = segment_count.value_or(ns.segments() - segment_first);
+  add_buffers(order, consumer, ns, buffers, order.request.blocks,
+              {segment_first, order.request.segment_count});
+  return consumer.send(std::move(order));
+}
+
+std::shared_ptr<Request> stage(Consumer& consumer, const std::shared_ptr<Pin>& pin, uint32_t block_first,
+                               const std::optional<uint32_t>& blocks, double timeout_s) {
+  Order order;
+  order.op = Op::stage;
+  order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
+  take_run(order, *pin, block_first, blocks);
+  order.kept.push_back(pin);
+  return consumer.send(std::move(order));
+}
+
+std::shared_ptr<Request> estimate(Consumer& consumer, const std::shared_ptr<Pin>& pin) {
+  Order order;
+  order.op = Op::estimate;
+  take_run(order, *pin, 0, {});
+  order.kept.push_back(pin);
+  return consumer.send(std::move(order));
+}
+
+std::shared_ptr<Request> remove(Consumer& consumer, const Namespace& ns, nb::handle keys) {
+  Order order;
+  order.op = Op::remove;
+  set_chain(order, ns, keys, {}, -1);
+  return consumer.send(std::move(order));
+}
+
+nb::object region(const std::shared_ptr<Consumer>& consumer) {
+  const std::span<std::byte> bytes = consumer->region();
+  return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>(bytes.data(), {bytes.size()},
+                                                                                nb::find(consumer)),
+                  nb::rv_policy::reference);
+}
+
+void bind_results(nb::module_& module) {
+  nb::class_<Pin>(module, "Pin",
+                  "A pinned run: its blocks stay while it is held. release() or a with-block gives it back.")
+      .def("release", &Pin::release)
+      .def_prop_ro("held", [](const Pin& pin) { return pin.number() != 0; })
+      .def_prop_ro("blocks", &Pin::blocks)
+      .def("__enter__", [](std::shared_ptr<Pin> pin) { return pin; })
+      .def(
+          "__exit__", [](Pin& pin, nb::handle, nb::handle, nb::handle) { pin.release(); }, nb::arg().none(),
+          nb::arg().none(), nb::arg().none());
+  nb::class_<Result>(module, "Result", "What a request came to.")
+      .def_prop_ro("status", [](const Result& result) { return static_cast<int>(result.status); })
+      .def_ro("blocks", &Result::blocks)
+      .def_ro("segments", &Result::segments)
+      .def_ro("bytes", &Result::bytes)
+      .def_ro("estimate_s", &Result::estimate_s)
+      .def_ro("pin", &Result::pin)
+      .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; });
+  nb::class_<Request>(module, "Request", "A request under way: a future, and an awaitable.")
+      .def("done", &Request::done)
+      .def("released", &Request::released)
+      .def("result", &Request::result, "timeout_s"_a = -1.0)
+      .def("wait_released", &Request::wait_released, "timeout_s"_a = -1.0)
+      .def("cancel", &Request::cancel)
+      .def_prop_ro("progress", &Request::progress)
+      .def_prop_ro("consumer", &Request::consumer)
+      .def("__await__",
+           [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); });
+}
+
+}  // namespace
+
+void bind_consumer(nb::module_& module) {
+  bind_results(module);
+  nb::class_<Consumer>(module, "Consumer")
+      .def_static("open", &Consumer::open, "pool"_a, "name"_a, "region_bytes"_a)
+      .def("close", &Consumer::close, "timeout_s"_a = -1.0)
+      .def_prop_ro("closed", &Consumer::closed)
+      .def_prop_ro("region", &region)
+      .def("poll", &Consumer::poll)
+      .def("fileno", &Consumer::event_fd)
+      .def("arm", &Consumer::arm)
+      .def("match", &match, "ns"_a, "keys"_a, "parent"_a = nb::none(), "pin"_a = true)
+      .def("store", &store, "ns"_a, "keys"_a, "buffers"_a, "parent"_a = nb::none(), "timeout_s"_a = -1.0)
+      .def("retrieve", &retrieve, "ns"_a, "keys"_a, "buffers"_a, "block_first"_a = 0, "blocks"_a = nb::none(),
+           "segment_first"_a = 0, "segment_count"_a = nb::none(), "timeout_s"_a = -1.0)
+      .def("stage", &stage, "pin"_a, "block_first"_a = 0, "blocks"_a = nb::none(), "timeout_s"_a = -1.0)
+      .def("estimate", &estimate, "pin"_a)
+      .def("delete", &remove, "ns"_a, "keys"_a);
+}
+
+}  // namespace kvpool::python

@@ -1,0 +1,236 @@
+#include "consumer.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "error.h"
+
+namespace nb = nanobind;
+
+namespace kvpool::python {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint32_t requests_max = 256;  // a consumer's slots
+// Signals are looked for so often, and what another thread has taken in the meantime.
+constexpr int slice_ms = 50;
+constexpr int shared_slice_ms = 1;
+
+// All memory of the process, as a region: this consumer trusts its own process with its addresses.
+void* const first_address = reinterpret_cast<void*>(4096);
+constexpr uint64_t all_bytes = (uint64_t{1} << 47) - 8192;
+
+kvpool_status submit(Op op, kvpool_consumer* consumer, const kvpool_request& request, kvpool_ticket* ticket) {
+  switch (op) {
+    case Op::match:
+      return kvpool_match(consumer, &request, ticket);
+    case Op::retrieve:
+      return kvpool_retrieve(consumer, &request, ticket);
+    case Op::store:
+      return kvpool_store(consumer, &request, ticket);
+    case Op::stage:
+      return kvpool_stage(consumer, &request, ticket);
+    case Op::estimate:
+      return kvpool_estimate(consumer, &request, ticket);
+    case Op::remove:
+      return kvpool_delete(consumer, &request, ticket);
+  }
+  return KVPOOL_INVALID_ARGUMENT;
+}
+
+}  // namespace
+
+uint64_t microseconds(double seconds) {
+  constexpr double most = 1e15;  // thirty years
+  if (std::isnan(seconds)) throw nb::value_error("a time is not a number");
+  return static_cast<uint64_t>(seconds < 0 ? most : std::min(most, std::ceil(seconds * 1e6)));
+}
+
+std::shared_ptr<Consumer> Consumer::open(std::shared_ptr<Pool> pool, const std::string& name,
+                                         uint64_t region_bytes) {
+  std::shared_ptr<Consumer> made(new Consumer);
+  kvpool_consumer_options options{};
+  options.struct_size = sizeof options;
+  options.name = name.c_str();
+  options.region_bytes = region_bytes;
+  kvpool_error error{};
+  check(kvpool_consumer_open(pool->get(), &options, &made->consumer_, &error), error);
+  made->pool_ = std::move(pool);
+  made->under_way_.resize(requests_max);
+  for (uint32_t i = requests_max; i > 0; --i) made->free_.push_back(i - 1);
+  const kvpool_status added = kvpool_region_add(made->consumer_, first_address, all_bytes);
+  if (added != KVPOOL_OK) throw PoolError(added, "the process's memory cannot be a region");
+  made->pool_->add(made);
+  return made;
+}
+
+Consumer::~Consumer() {
+  if (consumer_ == nullptr || pool_->closed()) return;
+  kvpool_error ignored{};
+  constexpr uint64_t most_us = 10'000'000;
+  const nb::gil_scoped_release released;
+  (void)kvpool_consumer_close(consumer_, most_us, &ignored);
+}
+
+void Consumer::close(double timeout_s) {
+  if (consumer_ == nullptr) return;
+  kvpool_error error{};
+  kvpool_status status = KVPOOL_OK;
+  {
+    const nb::gil_scoped_release released;
+    status = kvpool_consumer_close(consumer_, microseconds(timeout_s), &error);
+  }
+  check(status, error);
+  consumer_ = nullptr;
+  // Their buffers are free, and nobody will say more of them.
+  for (std::shared_ptr<Request>& slot : under_way_) {
+    const std::shared_ptr<Request> request = std::exchange(slot, nullptr);
+    if (request == nullptr) continue;
+    if (!request->result_) request->result_ = Result{.status = KVPOOL_CLOSED};
+    request->released_ = true;
+    request->order_.kept.clear();
+  }
+}
+
+kvpool_consumer* Consumer::get() const {
+  if (consumer_ == nullptr) throw PoolError(KVPOOL_CLOSED, "the consumer is closed");
+  return consumer_;
+}
+
+std::span<std::byte> Consumer::region() const {
+  uint64_t bytes = 0;
+  void* const base = kvpool_region(get(), &bytes);
+  return {static_cast<std::byte*>(base), bytes};
+}
+
+std::shared_ptr<Request> Consumer::send(Order order) {
+  kvpool_consumer* const consumer = get();
+  if (free_.empty()) poll();
+  if (free_.empty())
+    throw PoolError(KVPOOL_BUSY, "256 requests of this consumer are under way; wait for some");
+  auto request = std::make_shared<Request>(shared_from_this(), std::move(order));
+  kvpool_request& sent = request->order_.request;
+  sent.struct_size = sizeof sent;
+  sent.user_data = free_.back();
+  sent.keys = request->order_.keys.data();
+  sent.buffers = request->order_.addresses.data();
+  const kvpool_status status = submit(request->order_.op, consumer, sent, &request->ticket_);
+  if (status != KVPOOL_OK) {
+    throw PoolError(status, status == KVPOOL_BUSY ? "the pool's queue is full; wait for some requests"
+                                                  : "the pool refused the request");
+  }
+  under_way_[free_.back()] = request;
+  free_.pop_back();
+  return request;
+}
+
+void Consumer::poll() {
+  std::array<kvpool_completion, 64> taken;
+  for (uint32_t count = taken.size(); count == taken.size();) {
+    count = kvpool_poll(get(), taken.data(), taken.size());
+    for (uint32_t i = 0; i < count; ++i) take(taken[i]);
+  }
+  if (!unpins_.empty()) send_unpins();
+}
+
+void Consumer::take(const kvpool_completion& completion) {
+  if (completion.user_data >= requests_max) return;  // an unpin's
+  const std::shared_ptr<Request> request = under_way_[completion.user_data];
+  if (completion.kind == KVPOOL_RESULT) {
+    request->result_ = Result{.status = static_cast<kvpool_status>(completion.status),
+                              .blocks = completion.blocks,
+                              .segments = completion.segments,
+                              .bytes = completion.bytes,
+                              .estimate_s = static_cast<double>(completion.estimate_us) / 1e6,
+                              .pin = nullptr};
+    if (request->order_.op == Op::match && completion.pin != 0) {  // others name the pin that they were given
+      request->result_->pin = std::make_shared<Pin>(shared_from_this(), completion.pin, completion.blocks);
+    }
+    return;
+  }
+  request->released_ = true;
+  request->order_.kept.clear();
+  under_way_[completion.user_data] = nullptr;
+  free_.push_back(static_cast<uint32_t>(completion.user_data));
+}
+
+bool Consumer::wait(const Request& request, bool released, double timeout_s) {
+  const auto until = Clock::now() + std::chrono::microseconds(microseconds(timeout_s));
+  for (;;) {
+    if (consumer_ != nullptr) poll();
+    if (released ? request.released() : request.done()) return true;
+    if (timeout_s >= 0 && Clock::now() >= until) return false;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (!arm()) continue;
+    pollfd readable{.fd = event_fd(), .events = POLLIN, .revents = 0};
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count() + 1;
+    ++waiting_;
+    const int slice = waiting_ > 1 ? shared_slice_ms : slice_ms;
+    {
+      const nb::gil_scoped_release let;
+      ::poll(&readable, 1, static_cast<int>(std::clamp<int64_t>(left, 0, slice)));
+    }
+    --waiting_;
+  }
+}
+
+void Consumer::unpin(kvpool_pin pin) {
+  if (consumer_ == nullptr || pool_->closed()) return;
+  unpins_.push_back(pin);
+  send_unpins();
+}
+
+void Consumer::send_unpins() {
+  while (!unpins_.empty()) {
+    kvpool_request request{};
+    request.struct_size = sizeof request;
+    request.user_data = requests_max;
+    request.pin = unpins_.back();
+    kvpool_ticket ticket = 0;
+    if (kvpool_unpin(consumer_, &request, &ticket) != KVPOOL_OK) return;  // the next poll() tries again
+    unpins_.pop_back();
+  }
+}
+
+void Pin::release() {
+  if (pin_ != 0) consumer_->unpin(take());
+}
+
+Result Request::result(double timeout_s) {
+  if (!result_ && !consumer_->wait(*this, false, timeout_s)) {
+    throw PoolError(KVPOOL_TIMED_OUT, "the request is still under way");
+  }
+  if (result_->status == KVPOOL_INVALID_ARGUMENT || result_->status == KVPOOL_CLOSED ||
+      result_->status == KVPOOL_TOO_LARGE) {
+    throw PoolError(result_->status,
+                    std::string("the pool refused the request: ") + kvpool_status_string(result_->status));
+  }
+  return *result_;
+}
+
+void Request::wait_released(double timeout_s) {
+  if (!released_ && !consumer_->wait(*this, true, timeout_s)) {
+    throw PoolError(KVPOOL_TIMED_OUT, "a device still holds the request's buffers");
+  }
+}
+
+// The message is small: when there is no room for it, there is after a look.
+void Request::cancel() {
+  if (done() || consumer_->closed()) return;
+  if (kvpool_cancel(consumer_->get(), ticket_) != KVPOOL_BUSY) return;
+  consumer_->poll();
+  const kvpool_status again = kvpool_cancel(consumer_->get(), ticket_);
+  if (again != KVPOOL_OK) throw PoolError(again, "the pool's queue is full; cancel again");
+}
+
+uint32_t Request::progress() const {
+  if (result_) return result_->segments;
+  return kvpool_progress(consumer_->get(), ticket_);
+}
+
+}  // namespace kvpool::python

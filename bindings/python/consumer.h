@@ -1,0 +1,138 @@
+// Consumer and Request: a consumer of the C API for Python, and one request of it.
+//
+// Threads: all state changes while the GIL is held; waits let go of it. So any thread may use a consumer, but
+// threads that wait on one at the same time wake each other late (by 1 ms at most): give each its own.
+// Failure: PoolError for a request that cannot be sent. What comes of one that was sent is its result's
+// status; a miss is no error.
+// A request holds its buffers until its release, whether or not Python still has it.
+
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvpool/kvpool.h"
+#include "pool.h"
+
+namespace kvpool::python {
+
+class Request;
+
+// Negative: no limit.
+[[nodiscard]] uint64_t microseconds(double seconds);
+
+enum class Op : uint8_t { match, retrieve, store, stage, estimate, remove };
+
+// One request before it is sent: the arrays that the C API reads, and what keeps the buffers.
+struct Order {
+  Op op = Op::match;
+  kvpool_request request{};
+  std::vector<kvpool_key> keys;
+  std::vector<uint64_t> addresses;
+  std::vector<std::shared_ptr<void>> kept;
+};
+
+class Consumer : public std::enable_shared_from_this<Consumer> {
+ public:
+  [[nodiscard]] static std::shared_ptr<Consumer> open(std::shared_ptr<Pool> pool, const std::string& name,
+                                                      uint64_t region_bytes);
+  Consumer(const Consumer&) = delete;
+  Consumer& operator=(const Consumer&) = delete;
+  ~Consumer();
+
+  void close(double timeout_s);
+  [[nodiscard]] kvpool_consumer* get() const;
+  [[nodiscard]] bool closed() const { return consumer_ == nullptr; }
+  [[nodiscard]] const std::shared_ptr<Pool>& pool() const { return pool_; }
+  // Memory of the pool's own, of huge pages and registered with the devices: empty, or region_bytes.
+  [[nodiscard]] std::span<std::byte> region() const;
+  // How a request spells that address.
+  [[nodiscard]] uint64_t address(const void* pointer) const { return kvpool_address(get(), pointer); }
+
+  // BUSY: take completions first.
+  [[nodiscard]] std::shared_ptr<Request> send(Order order);
+  // Takes completions, without waiting.
+  void poll();
+  // Until `request` has its result, and its release if `released`; false at the time limit. Lets signals in.
+  [[nodiscard]] bool wait(const Request& request, bool released, double timeout_s);
+  [[nodiscard]] int event_fd() const { return kvpool_event_fd(get()); }
+  [[nodiscard]] bool arm() { return kvpool_arm(get()) != 0; }
+  // At once, or when there is room.
+  void unpin(kvpool_pin pin);
+
+ private:
+  Consumer() = default;
+  void send_unpins();
+  void take(const kvpool_completion& completion);
+
+  std::shared_ptr<Pool> pool_;
+  kvpool_consumer* consumer_ = nullptr;
+  std::vector<std::shared_ptr<Request>> under_way_;  // by user_data
+  std::vector<uint32_t> free_;
+  std::vector<kvpool_pin> unpins_;
+  uint32_t waiting_ = 0;  // threads in wait()
+};
+
+// A pinned run: while it is held, its blocks stay. The last owner gives it back.
+class Pin {
+ public:
+  Pin(std::shared_ptr<Consumer> consumer, kvpool_pin pin, uint32_t blocks)
+      : consumer_(std::move(consumer)), pin_(pin), blocks_(blocks) {}
+  Pin(const Pin&) = delete;
+  Pin& operator=(const Pin&) = delete;
+  ~Pin() { release(); }
+
+  void release();
+  [[nodiscard]] kvpool_pin number() const { return pin_; }  // 0: released
+  [[nodiscard]] uint32_t blocks() const { return blocks_; }
+  // Its number, for a request that gives it back.
+  [[nodiscard]] kvpool_pin take() { return std::exchange(pin_, 0); }
+
+ private:
+  std::shared_ptr<Consumer> consumer_;
+  kvpool_pin pin_;
+  uint32_t blocks_;
+};
+
+struct Result {
+  kvpool_status status = KVPOOL_OK;
+  uint32_t blocks = 0;
+  uint32_t segments = 0;
+  uint64_t bytes = 0;
+  double estimate_s = 0;
+  std::shared_ptr<Pin> pin;
+};
+
+class Request {
+ public:
+  Request(std::shared_ptr<Consumer> consumer, Order order)
+      : consumer_(std::move(consumer)), order_(std::move(order)) {}
+
+  [[nodiscard]] bool done() const { return result_.has_value(); }
+  [[nodiscard]] bool released() const { return released_; }
+  // Raises TimeoutError at the time limit.
+  [[nodiscard]] Result result(double timeout_s);
+  void wait_released(double timeout_s);
+  void cancel();
+  [[nodiscard]] uint32_t progress() const;
+  [[nodiscard]] const std::shared_ptr<Consumer>& consumer() const { return consumer_; }
+
+ private:
+  friend class Consumer;
+  std::shared_ptr<Consumer> consumer_;
+  Order order_;
+  kvpool_ticket ticket_ = 0;
+  std::optional<Result> result_;
+  bool released_ = false;
+};
+
+void bind_consumer(nanobind::module_& module);
+
+}  // namespace kvpool::python

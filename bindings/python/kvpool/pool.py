@@ -1,0 +1,82 @@
+"""Pool: the devices of one configuration, and whatever is stored on them."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import tomli_w
+
+from kvpool._native import Consumer, Namespace, NativePool
+from kvpool.geometry import Geometry
+
+_CLOSE_TIMEOUT_S = 60.0
+
+
+def key(content: bytes) -> bytes:
+    """A key of 16 bytes for whatever identifies a block. The same bytes give the same key everywhere."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+class Pool:
+    """A pool that is open in this process.
+
+    `config` is the path of a kvpool.toml, or the same as a dict: {"pool": {...}, "device": [{...}]}.
+    Blocks while memory is prepared and, where no profile is stored, while each device is measured for up to
+    a second. What the devices held of an earlier pool is discarded. Any thread may use it.
+
+    Raises a KVPoolError: InvalidArgument for a configuration that cannot be, InUse, NotOurs, ...
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any]):
+        if isinstance(config, Mapping):
+            self._native = NativePool(toml=tomli_w.dumps(config))
+        else:
+            self._native = NativePool(path=os.fspath(config))
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Pool":
+        """Of a configuration's text."""
+        pool = cls.__new__(cls)
+        pool._native = NativePool(toml=text)
+        return pool
+
+    def namespace(self, geometry: Geometry) -> Namespace:
+        """Finds the namespace of that name, or makes it. InvalidArgument if it exists with another shape."""
+        return self._native.open_namespace(
+            geometry.name, geometry.block_tokens, list(geometry.segment_bytes), list(geometry.window), geometry.flat
+        )
+
+    def consumer(self, name: str = "python", region_bytes: int = 0) -> Consumer:
+        """One party that stores and retrieves.
+
+        `region_bytes` of the pool's own memory (`buffers` of the configuration) are its `region`: of huge
+        pages where the system has them, aligned, and known to the devices. Use one consumer a thread: threads
+        that wait on the same one wake each other late.
+        """
+        return Consumer.open(self._native, name, region_bytes)
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters since the pool was opened; docs/python.md says what each counts."""
+        return self._native.stats()
+
+    def device_stats(self) -> list[dict[str, Any]]:
+        """The same for each device, in the order of the configuration."""
+        return self._native.device_stats()
+
+    @property
+    def closed(self) -> bool:
+        return self._native.closed
+
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Ends what is under way and gives everything back; its consumers are closed too.
+
+        TimedOut: a device still holds buffers; call again.
+        """
+        self._native.close(timeout_s)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,12 @@
+#include <nanobind/nanobind.h>
+
+#include "consumer.h"
+#include "error.h"
+#include "pool.h"
+
+NB_MODULE(_native, module) {
+  kvpool::python::register_errors();
+  kvpool::python::bind_pool(module);
+  kvpool::python::bind_consumer(module);
+  module.attr("version") = KVPOOL_VERSION_STRING;
+}

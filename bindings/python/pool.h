@@ -1,0 +1,64 @@
+// Pool: a pool of the C API as a Python object, and what is asked of it as a whole.
+//
+// Thread: any that holds the GIL; open() and close() let go of it while they wait. Consumers hold the pool's
+// object, so that it goes after them.
+// Failure: PoolError, with the words that the command line would print.
+
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kvpool/kvpool.h"
+
+namespace kvpool::python {
+
+class Consumer;
+
+// A namespace of a pool, and the shape of its blocks.
+struct Namespace {
+  uint32_t number = 0;
+  std::string name;
+  uint32_t block_tokens = 0;
+  std::vector<uint32_t> segment_bytes;
+  std::vector<bool> window;
+  bool flat = false;
+
+  [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(segment_bytes.size()); }
+  [[nodiscard]] uint64_t block_bytes() const;
+};
+
+class Pool {
+ public:
+  // Exactly one of the two: a configuration's path, or its text.
+  Pool(const std::optional<std::string>& path, const std::optional<std::string>& toml);
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+  ~Pool();
+
+  // Closes its consumers first. TIMED_OUT: a device still holds buffers; it may be called again.
+  void close(double timeout_s);
+  [[nodiscard]] bool closed() const { return pool_ == nullptr; }
+  // Throws when it is closed.
+  [[nodiscard]] kvpool_pool* get() const;
+
+  // Finds the namespace, or makes it.
+  [[nodiscard]] Namespace open_namespace(Namespace wanted);
+  // Of the same name as the dictionaries' keys: the fields of kvpool_stats and kvpool_device_stats.
+  [[nodiscard]] nanobind::dict stats() const;
+  [[nodiscard]] nanobind::list device_stats() const;
+
+  void add(const std::shared_ptr<Consumer>& consumer);
+
+ private:
+  kvpool_pool* pool_ = nullptr;
+  std::vector<std::weak_ptr<Consumer>> consumers_;
+};
+
+void bind_pool(nanobind::module_& module);
+
+}  // namespace kvpool::python
