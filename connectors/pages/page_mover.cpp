@@ -1,0 +1,228 @@
+#include "connectors/pages/page_mover.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "connectors/pages/mover_work.h"
+
+namespace kvpool::pages {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t alignment_bytes = 4096;  // of what devices read and write directly
+constexpr size_t events_max = 2 * PageMover::jobs_max;
+
+constexpr uint64_t round_up(uint64_t bytes) {
+  return (bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
+}
+
+Clock::time_point after(uint64_t timeout_us) {
+  constexpr uint64_t longest_us = 1ULL << 50;
+  return Clock::now() + std::chrono::microseconds(std::min(timeout_us, longest_us));
+}
+
+kvpool_status refuse(kvpool_status status, kvpool_error* error, const std::string& why) {
+  if (error != nullptr) std::snprintf(error->message, sizeof error->message, "%s", why.c_str());
+  return status;
+}
+
+void signal(int fd) {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);  // full means signalled
+}
+
+}  // namespace
+
+std::shared_ptr<PageMover> PageMover::open(MoverOptions options, kvpool_status* status, kvpool_error* error) {
+  std::shared_ptr<PageMover> mover(new PageMover(std::move(options)), [](PageMover* last) {
+    constexpr uint64_t most_us = 10'000'000;
+    // What a device may still write to must stay.
+    if (last->close(most_us, nullptr) == KVPOOL_OK) delete last;
+  });
+  *status = mover->prepare(error);
+  if (*status != KVPOOL_OK) return nullptr;
+  mover->thread_ = std::thread([raw = mover.get()] { raw->run(); });
+  return mover;
+}
+
+PageMover::PageMover(MoverOptions options) : options_(std::move(options)) {}
+
+PageMover::~PageMover() {
+  if (wake_fd_ >= 0) ::close(wake_fd_);
+}
+
+kvpool_status PageMover::prepare(kvpool_error* error) {
+  const auto layers = static_cast<uint32_t>(options_.layers.size());
+  if (layers == 0) return refuse(KVPOOL_INVALID_ARGUMENT, error, "the engine has no layers with pages");
+  block_pages_ = options_.pages.count();
+  for (const Layer& layer : options_.layers) {
+    if (layer.group >= options_.pages.of_group.size() || layer.base == nullptr || layer.page_bytes() == 0) {
+      return refuse(KVPOOL_INVALID_ARGUMENT, error,
+                    "a layer has no pages, or is of a group that is not there");
+    }
+    first_page_.push_back(options_.pages.first_of(layer.group));
+    page_count_.push_back(options_.pages.of_group[layer.group]);
+    segment_offset_.push_back(slot_bytes_);
+    const uint64_t segment_bytes = page_count_.back() * layer.page_bytes();
+    block_bytes_ += segment_bytes;
+    slot_bytes_ += round_up(segment_bytes);
+  }
+  const uint64_t unit_array_bytes = unit_blocks_most * (sizeof(kvpool_key) + layers * sizeof(uint64_t));
+  const uint64_t array_bytes = round_up(units_max * unit_array_bytes);
+  if (options_.staging_bytes < array_bytes + slot_bytes_) {
+    return refuse(KVPOOL_TOO_LARGE, error,
+                  "staging memory of " + std::to_string(options_.staging_bytes) +
+                      " bytes has no room for one block: it takes " +
+                      std::to_string(array_bytes + slot_bytes_));
+  }
+  kvpool_consumer_options wanted{};
+  wanted.struct_size = sizeof wanted;
+  wanted.name = "pages";
+  wanted.region_bytes = options_.staging_bytes;
+  const kvpool_status opened = kvpool_consumer_open(options_.pool, &wanted, &consumer_, error);
+  if (opened != KVPOOL_OK) return opened;
+  wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_fd_ < 0) return refuse(KVPOOL_SYSTEM, error, std::string("eventfd: ") + std::strerror(errno));
+
+  uint64_t bytes = 0;
+  auto* const region = static_cast<std::byte*>(kvpool_region(consumer_, &bytes));
+  slots_ = region + array_bytes;
+  slot_count_ = static_cast<uint32_t>(std::min<uint64_t>((bytes - array_bytes) / slot_bytes_, 1 << 20));
+  unit_blocks_ = std::clamp(slot_count_ / 4, 1U, unit_blocks_most);
+  for (uint32_t slot = slot_count_; slot > 0; --slot) free_slots_.push_back(slot - 1);
+  for (uint32_t i = 0; i < units_max; ++i) {
+    std::byte* const arrays = region + i * unit_array_bytes;
+    units_.push_back(std::make_unique<Unit>());
+    units_.back()->keys = reinterpret_cast<kvpool_key*>(arrays);
+    units_.back()->addresses = reinterpret_cast<uint64_t*>(arrays + unit_blocks_most * sizeof(kvpool_key));
+    units_.back()->slots.reserve(unit_blocks_most);
+    free_units_.push_back(i);
+  }
+  return KVPOOL_OK;
+}
+
+kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks) const {
+  if (blocks == 0 || pages.size() != blocks * block_pages_) return KVPOOL_INVALID_ARGUMENT;
+  for (size_t layer = 0; layer < options_.layers.size(); ++layer) {
+    const auto most = static_cast<int64_t>(options_.layers[layer].pages);
+    for (size_t block = 0; block < blocks; ++block) {
+      const int32_t* const first = &pages[block * block_pages_ + first_page_[layer]];
+      if (std::any_of(first, first + page_count_[layer], [&](int32_t page) { return page >= most; })) {
+        return KVPOOL_INVALID_ARGUMENT;
+      }
+    }
+  }
+  return KVPOOL_OK;
+}
+
+kvpool_status PageMover::store(StoreJob job) {
+  if (const kvpool_status bad = check(job.pages, job.keys.size()); bad != KVPOOL_OK) return bad;
+  if (std::ranges::any_of(job.pages, [](int32_t page) { return page < 0; })) return KVPOOL_INVALID_ARGUMENT;
+  auto made = std::make_unique<Job>();
+  made->id = job.id;
+  made->chain = job.chain;
+  made->blocks = made->good = static_cast<uint32_t>(job.keys.size());
+  made->keys = std::move(job.keys);
+  made->has_parent = job.has_parent;
+  made->parent = job.parent;
+  made->pages = std::move(job.pages);
+  return enqueue(std::move(made));
+}
+
+kvpool_status PageMover::load(LoadJob job) {
+  if (const kvpool_status bad = check(job.pages, job.blocks); bad != KVPOOL_OK) return bad;
+  if (job.pin == 0) return KVPOOL_INVALID_ARGUMENT;
+  auto made = std::make_unique<Job>();
+  made->is_load = true;
+  made->id = job.id;
+  made->blocks = made->good = job.blocks;
+  made->pin = job.pin;
+  made->block_first = job.block_first;
+  made->pages = std::move(job.pages);
+  made->has_deadline = job.timeout_us > 0;
+  made->deadline = after(job.timeout_us);
+  return enqueue(std::move(made));
+}
+
+kvpool_status PageMover::enqueue(std::unique_ptr<Job> job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) return KVPOOL_CLOSED;
+    if (under_way_.size() >= jobs_max || events_.size() + 2 * under_way_.size() + 2 > events_max) {
+      return KVPOOL_BUSY;
+    }
+    under_way_.insert(job->id);
+    if (!job->is_load) gathering_.insert(job->id);
+    orders_.push_back(std::move(job));
+  }
+  signal(wake_fd_);
+  return KVPOOL_OK;
+}
+
+void PageMover::cancel(uint64_t id) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!under_way_.contains(id)) return;
+    cancels_.push_back(id);
+  }
+  signal(wake_fd_);
+}
+
+std::vector<Event> PageMover::take_events() {
+  const std::lock_guard lock(mutex_);
+  std::vector<Event> taken(events_.begin(), events_.end());
+  events_.clear();
+  return taken;
+}
+
+bool PageMover::wait_gathered(const std::vector<uint64_t>& ids, uint64_t timeout_us) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, after(timeout_us), [&] {
+    return std::ranges::none_of(ids, [&](uint64_t id) { return gathering_.contains(id); });
+  });
+}
+
+bool PageMover::wait_ended(uint64_t id, uint64_t timeout_us) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, after(timeout_us), [&] { return !under_way_.contains(id); });
+}
+
+MoverStats PageMover::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+size_t PageMover::jobs_under_way() const {
+  const std::lock_guard lock(mutex_);
+  return under_way_.size();
+}
+
+kvpool_status PageMover::close(uint64_t timeout_us, kvpool_error* error) {
+  const auto until = after(timeout_us);
+  if (thread_.joinable()) {
+    std::unique_lock lock(mutex_);
+    closing_ = true;
+    signal(wake_fd_);
+    if (!changed_.wait_until(lock, until, [&] { return ended_; })) {
+      return refuse(KVPOOL_TIMED_OUT, error, "a device still holds memory of pages that are being moved");
+    }
+    lock.unlock();
+    thread_.join();
+  }
+  if (consumer_ == nullptr) return KVPOOL_OK;
+  const auto left = std::chrono::duration_cast<std::chrono::microseconds>(until - Clock::now()).count();
+  const kvpool_status closed =
+      kvpool_consumer_close(consumer_, static_cast<uint64_t>(std::max<int64_t>(left, 0)), error);
+  if (closed == KVPOOL_OK) consumer_ = nullptr;
+  return closed;
+}
+
+}  // namespace kvpool::pages

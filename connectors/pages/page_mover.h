@@ -1,0 +1,165 @@
+// PageMover: carries blocks between an engine's pages and a pool. A store gathers the pages of its blocks
+// into pool memory and stores them from there; a load retrieves blocks into pool memory and scatters each
+// segment to its pages as soon as that is complete. The work is cut into units of a few blocks, several at a
+// time; the loads under way take turns, and go before the stores. Stores of one chain follow each other.
+//
+// Threads: it has one of its own, which alone uses its consumer and copies. All functions below may be called
+// from any thread; none but open(), close() and wait_gathered() blocks.
+// Pages: a store reads its pages until GATHERED, a load writes its pages until LOADED; then they may be
+// reused. Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a
+// geometry with window segments loads all of its blocks or none: fewer would want other pages. Memory:
+// `staging_bytes` of the pool's arena (`buffers`); jobs wait for it in a queue of jobs_max.
+
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "connectors/pages/page_layout.h"
+#include "kvpool/kvpool.h"
+
+namespace kvpool::pages {
+
+struct MoverOptions {
+  kvpool_pool* pool = nullptr;
+  uint32_t ns = 0;
+  std::vector<Layer> layers;  // [segments]; each segment is one layer's
+  BlockPages pages;           // of a block
+  bool windows = false;       // some segments are needed in a run's last block alone
+  uint64_t staging_bytes = 64 << 20;
+};
+
+struct StoreJob {
+  uint64_t id = 0;
+  uint64_t chain = 0;            // stores of the same chain keep their order
+  std::vector<kvpool_key> keys;  // [blocks]
+  bool has_parent = false;       // keys[0] follows `parent`
+  kvpool_key parent{};
+  std::vector<int32_t> pages;  // [blocks][pages of a block]
+};
+
+struct LoadJob {
+  uint64_t id = 0;
+  kvpool_pin pin = 0;  // held by the caller until LOADED
+  uint32_t block_first = 0;
+  uint32_t blocks = 0;
+  std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
+  uint64_t timeout_us = 0;     // 0: the configuration's deadline
+};
+
+enum class EventKind : uint8_t { gathered, stored, loaded };
+
+struct Event {
+  uint64_t id = 0;
+  EventKind kind = EventKind::gathered;
+  uint32_t blocks = 0;  // stored or loaded
+};
+
+struct MoverStats {
+  uint64_t loaded_blocks = 0, loaded_bytes = 0, failed_loads = 0;
+  uint64_t stored_blocks = 0, stored_bytes = 0, failed_stores = 0;
+};
+
+class PageMover {
+ public:
+  // Null, and the reason in `error`: no layers, or no room for one block. Its last owner closes it; where a
+  // device does not let go of its memory within 10 s, it is left behind.
+  [[nodiscard]] static std::shared_ptr<PageMover> open(MoverOptions options, kvpool_status* status,
+                                                       kvpool_error* error);
+  PageMover(const PageMover&) = delete;
+  PageMover& operator=(const PageMover&) = delete;
+  ~PageMover();
+
+  static constexpr size_t jobs_max = 4096;
+  // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there. BUSY: the queue is full.
+  [[nodiscard]] kvpool_status store(StoreJob job);
+  [[nodiscard]] kvpool_status load(LoadJob job);
+  // Ends a load or a store as soon as its copies have ended; its events come as always.
+  void cancel(uint64_t id);
+  // What has happened since the last call, at most events_max.
+  [[nodiscard]] std::vector<Event> take_events();
+  // Until none of these stores reads its pages any more; false at the time limit.
+  [[nodiscard]] bool wait_gathered(const std::vector<uint64_t>& ids, uint64_t timeout_us);
+  // Until that job has ended (stored or loaded); false at the time limit.
+  [[nodiscard]] bool wait_ended(uint64_t id, uint64_t timeout_us);
+  [[nodiscard]] MoverStats stats() const;
+  [[nodiscard]] size_t jobs_under_way() const;
+
+  // Cancels everything and waits for it. TIMED_OUT: a device still holds staging memory.
+  [[nodiscard]] kvpool_status close(uint64_t timeout_us, kvpool_error* error);
+
+ private:
+  struct Job;
+  struct Unit;
+
+  explicit PageMover(MoverOptions options);
+  [[nodiscard]] kvpool_status prepare(kvpool_error* error);
+  [[nodiscard]] kvpool_status check(const std::vector<int32_t>& pages, size_t blocks) const;
+  [[nodiscard]] kvpool_status enqueue(std::unique_ptr<Job> job);
+
+  // The thread's.
+  void run();
+  [[nodiscard]] bool take_orders();
+  void stop(Job& job);
+  void take_completions();
+  void look_at_progress();
+  void start_units();
+  [[nodiscard]] bool start_unit(Job& job, size_t slots_kept);
+  [[nodiscard]] kvpool_status send(Unit& unit);
+  [[nodiscard]] bool chain_is_free(const Job& job) const;
+  void copy(const Unit& unit, uint32_t segment, uint32_t block) const;
+  void scatter_to(Unit& unit, uint32_t segments, uint32_t blocks);
+  void finish(Unit& unit, const kvpool_completion& result);
+  void release(Unit& unit);
+  void end_jobs(std::deque<std::unique_ptr<Job>>& jobs);
+  void end(const Job& job);
+  void tell(const Event& event);
+  void sleep();
+  [[nodiscard]] bool is_closing() const {
+    const std::lock_guard lock(mutex_);
+    return closing_;
+  }
+  [[nodiscard]] std::byte* place(const Unit& unit, uint32_t block, uint32_t segment) const;
+
+  MoverOptions options_;
+  uint32_t block_pages_ = 0;
+  std::vector<uint32_t> first_page_;      // [layers] in a block's pages
+  std::vector<uint32_t> page_count_;      // [layers]
+  std::vector<uint64_t> segment_offset_;  // [layers] in a slot
+  uint64_t block_bytes_ = 0;
+  uint64_t slot_bytes_ = 0;
+  uint32_t unit_blocks_ = 0;
+  kvpool_consumer* consumer_ = nullptr;
+  std::byte* slots_ = nullptr;
+  uint32_t slot_count_ = 0;
+  std::vector<uint32_t> free_slots_;
+  std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
+  std::vector<uint32_t> free_units_;
+  std::deque<std::unique_ptr<Job>> loads_;
+  std::deque<std::unique_ptr<Job>> stores_;
+
+  // Shared with callers.
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::unique_ptr<Job>> orders_;
+  std::vector<uint64_t> cancels_;
+  std::deque<Event> events_;
+  std::unordered_set<uint64_t> gathering_;  // stores that still read their pages
+  std::unordered_set<uint64_t> under_way_;
+  MoverStats stats_;
+  bool closing_ = false;
+  bool ended_ = false;  // the thread is about to go
+  int wake_fd_ = -1;
+  std::thread thread_;
+};
+
+}  // namespace kvpool::pages
