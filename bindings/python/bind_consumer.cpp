@@ -64,7 +64,7 @@ Memory memory_of(nb::handle object, bool writable, Kept& kept) {
   return take_dlpack<nb::ndarray<nb::ro, nb::device::cpu, nb::c_contig>>(object, writable, kept);
 }
 
-kvpool_key key_from(const void* bytes) {
+kvpool_key key_at(const void* bytes) {
   kvpool_key key;
   std::memcpy(&key, bytes, sizeof key);
   if constexpr (std::endian::native == std::endian::little) {
@@ -76,14 +76,20 @@ kvpool_key key_from(const void* bytes) {
 
 [[noreturn]] void refuse(const std::string& why) { throw PoolError(KVPOOL_INVALID_ARGUMENT, why); }
 
-// bytes of 16 each, or one buffer of them all.
+}  // namespace
+
+kvpool_key key_from(const nb::bytes& bytes) {
+  if (bytes.size() != key_bytes) refuse("a key is 16 bytes");
+  return key_at(bytes.data());
+}
+
 std::vector<kvpool_key> keys_from(nb::handle object) {
   std::vector<kvpool_key> keys;
   if (nb::isinstance<nb::list>(object) || nb::isinstance<nb::tuple>(object)) {
     for (const nb::handle item : object) {
       nb::bytes one;
-      if (!nb::try_cast<nb::bytes>(item, one) || one.size() != key_bytes) refuse("a key is 16 bytes");
-      keys.push_back(key_from(one.data()));
+      if (!nb::try_cast<nb::bytes>(item, one)) refuse("a key is 16 bytes");
+      keys.push_back(key_from(one));
     }
     return keys;
   }
@@ -91,10 +97,12 @@ std::vector<kvpool_key> keys_from(nb::handle object) {
   const Memory memory = memory_of(object, false, kept);
   if (memory.bytes % key_bytes != 0) refuse("keys are 16 bytes each");
   for (size_t at = 0; at < memory.bytes; at += key_bytes) {
-    keys.push_back(key_from(static_cast<const std::byte*>(memory.data) + at));
+    keys.push_back(key_at(static_cast<const std::byte*>(memory.data) + at));
   }
   return keys;
 }
+
+namespace {
 
 struct Segments {
   uint32_t first = 0;
@@ -151,9 +159,8 @@ void set_chain(Order& order, const Namespace& ns, nb::handle keys, const std::op
   if (!keys.is_none()) order.keys = keys_from(keys);
   order.request.blocks = static_cast<uint32_t>(order.keys.size());
   if (!parent) return;
-  if (parent->size() != key_bytes) refuse("a key is 16 bytes");
   order.request.has_parent = 1;
-  order.request.parent = key_from(parent->data());
+  order.request.parent = key_from(*parent);
 }
 
 std::shared_ptr<Request> match(Consumer& consumer, const Namespace& ns, nb::handle keys,

@@ -39,15 +39,15 @@ struct Order {
   std::vector<std::shared_ptr<void>> kept;
 };
 
-class Consumer : public std::enable_shared_from_this<Consumer> {
+class Consumer final : public Closable, public std::enable_shared_from_this<Consumer> {
  public:
   [[nodiscard]] static std::shared_ptr<Consumer> open(std::shared_ptr<Pool> pool, const std::string& name,
                                                       uint64_t region_bytes);
   Consumer(const Consumer&) = delete;
   Consumer& operator=(const Consumer&) = delete;
-  ~Consumer();
+  ~Consumer() override;
 
-  void close(double timeout_s);
+  void close(double timeout_s) override;
   [[nodiscard]] kvpool_consumer* get() const;
   [[nodiscard]] bool closed() const { return consumer_ == nullptr; }
   [[nodiscard]] const std::shared_ptr<Pool>& pool() const { return pool_; }
@@ -133,6 +133,11 @@ class Request {
   bool released_ = false;
 };
 
+// Of 16 bytes each: a list of bytes, or one buffer of them all. Raises InvalidArgument.
+[[nodiscard]] std::vector<kvpool_key> keys_from(nanobind::handle object);
+[[nodiscard]] kvpool_key key_from(const nanobind::bytes& bytes);
+
 void bind_consumer(nanobind::module_& module);
+void bind_mover(nanobind::module_& module);
 
 }  // namespace kvpool::python

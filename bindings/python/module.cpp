@@ -8,5 +8,6 @@ NB_MODULE(_native, module) {
   kvpool::python::register_errors();
   kvpool::python::bind_pool(module);
   kvpool::python::bind_consumer(module);
+  kvpool::python::bind_mover(module);
   module.attr("version") = KVPOOL_VERSION_STRING;
 }

@@ -46,8 +46,8 @@ Pool::~Pool() {
 
 void Pool::close(double timeout_s) {
   if (pool_ == nullptr) return;
-  for (const std::weak_ptr<Consumer>& weak : consumers_) {
-    if (const auto consumer = weak.lock()) consumer->close(timeout_s);
+  for (const std::weak_ptr<Closable>& weak : users_) {
+    if (const auto user = weak.lock()) user->close(timeout_s);
   }
   kvpool_error error{};
   kvpool_status status = KVPOOL_OK;
@@ -143,9 +143,9 @@ nb::list Pool::device_stats() const {
   return all;
 }
 
-void Pool::add(const std::shared_ptr<Consumer>& consumer) {
-  std::erase_if(consumers_, [](const auto& weak) { return weak.expired(); });
-  consumers_.push_back(consumer);
+void Pool::add(const std::shared_ptr<Closable>& user) {
+  std::erase_if(users_, [](const auto& weak) { return weak.expired(); });
+  users_.push_back(user);
 }
 
 void bind_pool(nb::module_& module) {

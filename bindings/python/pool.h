@@ -17,7 +17,13 @@
 
 namespace kvpool::python {
 
-class Consumer;
+// What must be closed before its pool is.
+class Closable {
+ public:
+  virtual ~Closable() = default;
+  // Raises TimedOut where a device still holds buffers; it may be called again.
+  virtual void close(double timeout_s) = 0;
+};
 
 // A namespace of a pool, and the shape of its blocks.
 struct Namespace {
@@ -40,7 +46,7 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
   ~Pool();
 
-  // Closes its consumers first. TIMED_OUT: a device still holds buffers; it may be called again.
+  // Closes what uses it first. TIMED_OUT: a device still holds buffers; it may be called again.
   void close(double timeout_s);
   [[nodiscard]] bool closed() const { return pool_ == nullptr; }
   // Throws when it is closed.
@@ -52,11 +58,11 @@ class Pool {
   [[nodiscard]] nanobind::dict stats() const;
   [[nodiscard]] nanobind::list device_stats() const;
 
-  void add(const std::shared_ptr<Consumer>& consumer);
+  void add(const std::shared_ptr<Closable>& user);
 
  private:
   kvpool_pool* pool_ = nullptr;
-  std::vector<std::weak_ptr<Consumer>> consumers_;
+  std::vector<std::weak_ptr<Closable>> users_;
 };
 
 void bind_pool(nanobind::module_& module);

@@ -1,0 +1,171 @@
+// PageMover for Python: an engine's pages and a pool's blocks, with nothing done for each page in Python.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "connectors/pages/page_mover.h"
+#include "consumer.h"
+#include "error.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvpool::python {
+namespace {
+
+// base, page_stride_bytes, pages, shape of a page, its strides in bytes, bytes of an element, group
+using LayerTuple = std::tuple<uint64_t, uint64_t, uint32_t, std::vector<uint64_t>, std::vector<uint64_t>,
+                              uint64_t, uint32_t>;
+using PageNumbers = nb::ndarray<const int32_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
+
+[[noreturn]] void refuse(kvpool_status status, const std::string& why) { throw PoolError(status, why); }
+
+// Thread: any that holds the GIL; waits let go of it.
+class Mover final : public Closable {
+ public:
+  static std::shared_ptr<Mover> open(const std::shared_ptr<Pool>& pool, const Namespace& ns,
+                                     const std::vector<LayerTuple>& layers,
+                                     const std::vector<uint32_t>& pages_of_group, uint64_t staging_bytes) {
+    pages::MoverOptions options{.pool = pool->get(), .ns = ns.number, .staging_bytes = staging_bytes};
+    options.pages.of_group = pages_of_group;
+    for (const bool window : ns.window) options.windows = options.windows || window;
+    for (const auto& [base, stride, count, shape, strides, element, group] : layers) {
+      auto pieces = pages::page_pieces(shape, strides, element);
+      if (!pieces) refuse(KVPOOL_UNSUPPORTED, "a layer's pages have strides that overlap");
+      options.layers.push_back({.base = reinterpret_cast<std::byte*>(base),
+                                .page_stride_bytes = stride,
+                                .pages = count,
+                                .pieces = std::move(*pieces),
+                                .group = group});
+    }
+    check_segments(options, ns);
+    auto made = std::make_shared<Mover>();
+    kvpool_status status = KVPOOL_OK;
+    kvpool_error error{};
+    made->mover_ = pages::PageMover::open(std::move(options), &status, &error);
+    check(status, error);
+    made->pool_ = pool;
+    pool->add(made);
+    return made;
+  }
+  ~Mover() override {
+    const nb::gil_scoped_release let;
+    mover_.reset();
+  }
+
+  void store(uint64_t id, uint64_t chain, nb::handle keys, const std::optional<nb::bytes>& parent,
+             const PageNumbers& numbers) {
+    pages::StoreJob job{.id = id, .chain = chain, .keys = keys_from(keys), .has_parent = parent.has_value()};
+    if (parent) job.parent = key_from(*parent);
+    job.pages.assign(numbers.data(), numbers.data() + numbers.size());
+    check_sent(get().store(std::move(job)));
+  }
+  void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
+            const PageNumbers& numbers, double timeout_s) {
+    pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
+    job.pages.assign(numbers.data(), numbers.data() + numbers.size());
+    job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
+    check_sent(get().load(std::move(job)));
+    pins_[id] = pin;
+  }
+  void cancel(uint64_t id) { get().cancel(id); }
+  std::vector<std::tuple<uint64_t, int, uint32_t>> events() {
+    std::vector<std::tuple<uint64_t, int, uint32_t>> out;
+    for (const pages::Event& event : get().take_events()) {
+      if (event.kind == pages::EventKind::loaded) pins_.erase(event.id);
+      out.emplace_back(event.id, static_cast<int>(event.kind), event.blocks);
+    }
+    return out;
+  }
+  bool wait_gathered(const std::vector<uint64_t>& ids, double timeout_s) {
+    pages::PageMover& mover = get();
+    const nb::gil_scoped_release let;
+    return mover.wait_gathered(ids, microseconds(timeout_s));
+  }
+  bool wait_ended(uint64_t id, double timeout_s) {
+    pages::PageMover& mover = get();
+    const nb::gil_scoped_release let;
+    return mover.wait_ended(id, microseconds(timeout_s));
+  }
+  nb::dict stats() {
+    const pages::MoverStats stats = get().stats();
+    nb::dict out;
+    out["loaded_blocks"] = stats.loaded_blocks;
+    out["loaded_bytes"] = stats.loaded_bytes;
+    out["failed_loads"] = stats.failed_loads;
+    out["stored_blocks"] = stats.stored_blocks;
+    out["stored_bytes"] = stats.stored_bytes;
+    out["failed_stores"] = stats.failed_stores;
+    out["jobs_under_way"] = get().jobs_under_way();
+    return out;
+  }
+  void close(double timeout_s) override {
+    if (mover_ == nullptr) return;
+    kvpool_error error{};
+    kvpool_status status = KVPOOL_OK;
+    {
+      const nb::gil_scoped_release let;
+      status = mover_->close(microseconds(timeout_s), &error);
+    }
+    check(status, error);
+    pins_.clear();
+    mover_.reset();
+  }
+
+ private:
+  static void check_segments(const pages::MoverOptions& options, const Namespace& ns) {
+    bool right = options.layers.size() == ns.segment_bytes.size();
+    for (size_t i = 0; right && i < options.layers.size(); ++i) {
+      const pages::Layer& layer = options.layers[i];
+      right = layer.group < options.pages.of_group.size() &&
+              options.pages.of_group[layer.group] * layer.page_bytes() == ns.segment_bytes[i];
+    }
+    if (!right) refuse(KVPOOL_INVALID_ARGUMENT, "the layers' pages are not the namespace's segments");
+  }
+  static void check_sent(kvpool_status status) {
+    if (status == KVPOOL_BUSY) refuse(status, "too many jobs of the page mover are under way");
+    if (status != KVPOOL_OK) {
+      refuse(status, "a job names pages that are not there, or another number of them than its blocks have");
+    }
+  }
+  pages::PageMover& get() {
+    if (mover_ == nullptr) refuse(KVPOOL_CLOSED, "the page mover is closed");
+    return *mover_;
+  }
+
+  std::shared_ptr<Pool> pool_;
+  std::shared_ptr<pages::PageMover> mover_;
+  std::map<uint64_t, std::shared_ptr<Pin>> pins_;  // of loads under way
+};
+
+}  // namespace
+
+void bind_mover(nb::module_& module) {
+  nb::class_<Mover> mover(module, "PageMover",
+                          "Carries blocks between an engine's pages and a pool, in a thread of its own.");
+  mover.attr("GATHERED") = static_cast<int>(pages::EventKind::gathered);
+  mover.attr("STORED") = static_cast<int>(pages::EventKind::stored);
+  mover.attr("LOADED") = static_cast<int>(pages::EventKind::loaded);
+  mover.def_static("open", &Mover::open, "pool"_a, "ns"_a, "layers"_a, "pages_of_group"_a, "staging_bytes"_a)
+      .def("store", &Mover::store, "id"_a, "chain"_a, "keys"_a, "parent"_a.none(), "pages"_a)
+      .def("load", &Mover::load, "id"_a, "pin"_a, "block_first"_a, "blocks"_a, "pages"_a,
+           "timeout_s"_a = -1.0)
+      .def("cancel", &Mover::cancel, "id"_a)
+      .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
+      .def("wait_gathered", &Mover::wait_gathered, "ids"_a, "timeout_s"_a = -1.0)
+      .def("wait_ended", &Mover::wait_ended, "id"_a, "timeout_s"_a = -1.0)
+      .def("stats", &Mover::stats)
+      .def("close", &Mover::close, "timeout_s"_a = -1.0);
+}
+
+}  // namespace kvpool::python

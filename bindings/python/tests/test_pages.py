@@ -1,0 +1,103 @@
+"""PageMover: an engine's pages in NumPy arrays, with a gap in each page and the layers' pages in two orders."""
+
+import kvpool
+import pytest
+from kvpool._native import PageMover
+
+numpy = pytest.importorskip("numpy")
+
+LAYERS, PAGES, BLOCK_PAGES, HEADS, TOKENS, DIM = 4, 32, 4, 2, 16, 64
+PAGE_BYTES = HEADS * TOKENS * DIM * 2
+
+
+@pytest.fixture
+def pool(tmp_path):
+    config = {
+        "pool": {"buffers": "16MiB", "staging": "4MiB"},
+        "device": [
+            {"kind": "memory", "size": "16MiB"},
+            {"kind": "file", "path": str(tmp_path / "pool"), "size": "16MiB"},
+        ],
+    }
+    with kvpool.Pool(config) as made:
+        yield made
+
+
+def caches(transposed):
+    """As vLLM has them: [pages, heads, tokens, dim], heads or tokens outside."""
+    shape = (PAGES, TOKENS, HEADS, DIM) if transposed else (PAGES, HEADS, TOKENS, DIM)
+    made = [numpy.zeros((PAGES + 1, *shape[1:]), numpy.float16)[:PAGES] for _ in range(LAYERS)]
+    return [cache.transpose(0, 2, 1, 3) for cache in made] if transposed else made
+
+
+def open_mover(pool, kv, name="kv"):
+    ns = pool.namespace(kvpool.Geometry(name, BLOCK_PAGES * TOKENS, [BLOCK_PAGES * PAGE_BYTES] * LAYERS))
+    layers = [
+        (cache.ctypes.data, cache.strides[0], PAGES, list(cache.shape[1:]), list(cache.strides[1:]), 2, 0) for cache in kv
+    ]
+    return ns, PageMover.open(pool._native, ns, layers, [BLOCK_PAGES], 4 << 20)
+
+
+def wait(mover, id):
+    assert mover.wait_ended(id, 30)
+    return {(event_id, kind): blocks for event_id, kind, blocks in mover.events()}
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_pages_come_back_to_other_pages(pool, transposed):
+    kv = caches(transposed)
+    ns, mover = open_mover(pool, kv)
+    random = numpy.random.default_rng(1)
+    for cache in kv:
+        cache[:] = random.standard_normal(cache.shape)
+    before = [cache.copy() for cache in kv]
+    keys = [kvpool.key(b"%d" % i) for i in range(3)]
+    source = numpy.array([5, 1, 9, 30, 2, 3, 4, 6, 7, 8, 10, 11], numpy.int32)
+    mover.store(1, 0, keys, None, source)
+    assert mover.wait_gathered([1], 30)
+    events = wait(mover, 1)
+    assert events[1, PageMover.STORED] == 3 and (1, PageMover.GATHERED) in events
+    for cache in kv:
+        cache[:] = 0
+    consumer = pool.consumer()
+    pin = consumer.match(ns, keys).result(30).pin
+    assert pin.blocks == 3
+    target = numpy.array([31, 29, 28, 27, 26, 25, 24, 23, -1, 21, 20, 19], numpy.int32)
+    mover.load(2, pin, 0, 3, target, timeout_s=30)
+    assert wait(mover, 2)[2, PageMover.LOADED] == 3
+    for cache, wanted in zip(kv, before):
+        for here, there in zip(source, target):
+            if there >= 0:
+                assert numpy.array_equal(cache[there], wanted[here])
+        assert not cache[22].any() and not cache[0].any()
+    stats = mover.stats()
+    assert stats["stored_blocks"] == 3 and stats["loaded_blocks"] == 3 and stats["jobs_under_way"] == 0
+    del pin
+    mover.close(30)
+    with pytest.raises(kvpool.Closed):
+        mover.cancel(1)
+
+
+def test_what_cannot_be_is_refused(pool):
+    kv = caches(False)
+    ns, mover = open_mover(pool, kv)
+    keys = [kvpool.key(b"a")]
+    with pytest.raises(kvpool.InvalidArgument, match="pages"):
+        mover.store(1, 0, keys, None, numpy.array([1, 2, 3], numpy.int32))
+    with pytest.raises(kvpool.InvalidArgument, match="pages"):
+        mover.store(1, 0, keys, None, numpy.array([1, 2, 3, PAGES], numpy.int32))
+    with pytest.raises(TypeError):
+        mover.store(1, 0, keys, None, "1234")
+    layer = (kv[0].ctypes.data, 4096, PAGES, [2, 2], [2, 2], 2, 0)
+    with pytest.raises(kvpool.Unsupported, match="overlap"):
+        PageMover.open(pool._native, ns, [layer], [BLOCK_PAGES], 4 << 20)
+    layer = (kv[0].ctypes.data, 4096, PAGES, [8], [2], 2, 0)
+    with pytest.raises(kvpool.InvalidArgument, match="segments"):
+        PageMover.open(pool._native, ns, [layer], [BLOCK_PAGES], 4 << 20)
+
+
+def test_a_pool_closes_its_movers_first(pool):
+    _, mover = open_mover(pool, caches(False))
+    pool.close()
+    with pytest.raises(kvpool.Closed):
+        mover.stats()
