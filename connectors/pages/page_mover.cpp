@@ -77,16 +77,10 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
   }
   const uint64_t unit_array_bytes = unit_blocks_most * (sizeof(kvpool_key) + layers * sizeof(uint64_t));
   const uint64_t array_bytes = round_up(units_max * unit_array_bytes);
-  if (options_.staging_bytes < array_bytes + slot_bytes_) {
-    return refuse(KVPOOL_TOO_LARGE, error,
-                  "staging memory of " + std::to_string(options_.staging_bytes) +
-                      " bytes has no room for one block: it takes " +
-                      std::to_string(array_bytes + slot_bytes_));
-  }
   kvpool_consumer_options wanted{};
   wanted.struct_size = sizeof wanted;
   wanted.name = "pages";
-  wanted.region_bytes = options_.staging_bytes;
+  wanted.region_bytes = options_.staging_bytes == 0 ? UINT64_MAX : options_.staging_bytes;
   const kvpool_status opened = kvpool_consumer_open(options_.pool, &wanted, &consumer_, error);
   if (opened != KVPOOL_OK) return opened;
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -94,6 +88,12 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
 
   uint64_t bytes = 0;
   auto* const region = static_cast<std::byte*>(kvpool_region(consumer_, &bytes));
+  if (bytes < array_bytes + slot_bytes_) {
+    return refuse(KVPOOL_TOO_LARGE, error,
+                  "staging memory of " + std::to_string(bytes) +
+                      " bytes has no room for one block: it takes " +
+                      std::to_string(array_bytes + slot_bytes_) + "; set pool.buffers larger");
+  }
   slots_ = region + array_bytes;
   slot_count_ = static_cast<uint32_t>(std::min<uint64_t>((bytes - array_bytes) / slot_bytes_, 1 << 20));
   unit_blocks_ = std::clamp(slot_count_ / 4, 1U, unit_blocks_most);

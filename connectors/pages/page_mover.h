@@ -35,7 +35,7 @@ struct MoverOptions {
   std::vector<Layer> layers;  // [segments]; each segment is one layer's
   BlockPages pages;           // of a block
   bool windows = false;       // some segments are needed in a run's last block alone
-  uint64_t staging_bytes = 64 << 20;
+  uint64_t staging_bytes = 0;  // 0: the largest piece of the pool's `buffers` that is left
 };
 
 struct StoreJob {

@@ -160,7 +160,8 @@ KVPOOL_API kvpool_status kvpool_probe(const kvpool_options* options,
 typedef struct kvpool_consumer_options {
   size_t struct_size;
   const char* name;      /* for logs */
-  uint64_t region_bytes; /* memory to take from the pool's arena as region 0; may be 0 */
+  uint64_t region_bytes; /* memory to take from the pool's arena as region 0; may be 0, or UINT64_MAX: the
+                            largest piece that is left */
 } kvpool_consumer_options;
 
 /* KVPOOL_BUSY: limits.consumers are open. KVPOOL_TOO_LARGE: the arena has less left (`buffers` in the

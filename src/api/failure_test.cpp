@@ -140,7 +140,7 @@ TEST_F(Failure, ConsumersAndTheirMemoryAreBounded) {
   kvpool_consumer* refused = nullptr;
   EXPECT_EQ(try_consumer(uint64_t{17} << 20, &refused), KVPOOL_TOO_LARGE);
   EXPECT_NE(message().find("buffers"), std::string::npos) << message();
-  EXPECT_EQ(try_consumer(UINT64_MAX, &refused), KVPOOL_TOO_LARGE);
+  EXPECT_EQ(try_consumer(UINT64_MAX - 1, &refused), KVPOOL_TOO_LARGE);
   {
     Client second(pool_);
     EXPECT_EQ(try_consumer(4096, &refused), KVPOOL_BUSY);

@@ -237,6 +237,7 @@ kvpool_status kvpool_consumer_open(kvpool_pool* pool, const kvpool_consumer_opti
     }
     const std::lock_guard lock(pool->mutex);
     pool->consumers.reserve(pool->consumers.size() + 1);
+    if (known.region_bytes == UINT64_MAX) known.region_bytes = pool->buffers.largest_free_bytes();
     const std::span<std::byte> region = pool->buffers.take(known.region_bytes);
     if (region.size() < known.region_bytes) {
       return report(

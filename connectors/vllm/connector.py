@@ -1,0 +1,233 @@
+"""KVPoolConnector: kvpool as a KV connector of vLLM (KVConnectorBase_V1). docs/vllm.md is the guide.
+
+Where the pool cannot serve an engine (several processes, layers of an unknown kind), that is said in one line and
+the engine runs on without it. A configuration that cannot be is an error at start.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1 import base
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    SupportsHMA,
+)
+from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+
+from kvpool.vllm import layout, registry
+from kvpool.vllm.scheduler import SchedulerSide
+from kvpool.vllm.settings import Settings
+from kvpool.vllm.stats import Differences, KVPoolPrometheus, KVPoolStats
+from kvpool.vllm.work import Step
+from kvpool.vllm.worker import WorkerSide, open_engine
+
+log = logging.getLogger("vllm.kvpool")
+
+# Absent from vLLM 0.26: there only the pages of a failed load can be named, and only of one group.
+_TransferResults = getattr(base, "KVConnectorTransferResults", None)
+
+
+class Metadata(KVConnectorMetadata):
+    def __init__(self, step: Step):
+        self.step = step
+
+
+class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
+    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any = None):
+        super().__init__(vllm_config, role, kv_cache_config)
+        transfer = vllm_config.kv_transfer_config
+        self._engine_id = transfer.engine_id
+        self._settings = Settings.read(transfer.kv_connector_extra_config)
+        if transfer.kv_load_failure_policy != "recompute":
+            raise ValueError('kvpool: set "kv_load_failure_policy": "recompute"; a load that fails would end its request')
+        self._user: registry.PoolUser | None = None
+        self._scheduler: SchedulerSide | None = None
+        self._worker: WorkerSide | None = None
+        self._differences = Differences()
+        self._caches_config = kv_cache_config
+        try:
+            self._check_deployment(vllm_config)
+            self._layout = self._plan(vllm_config, kv_cache_config)
+            self._user = registry.PoolUser(self._settings.config)
+            if role == KVConnectorRole.SCHEDULER:
+                self._scheduler = self._open_scheduler()
+        except layout.Unsupported as reason:
+            self._give_up(reason)
+
+    @staticmethod
+    def _check_deployment(vllm_config: Any) -> None:
+        parallel = vllm_config.parallel_config
+        if parallel.world_size > 1 or parallel.data_parallel_size > 1:
+            raise layout.Unsupported("engines of several workers are not served yet")
+        if vllm_config.model_config.enable_sleep_mode:
+            raise layout.Unsupported("sleep mode moves the pages away")
+        cache = vllm_config.cache_config
+        if getattr(cache, "calculate_kv_scales", False):
+            raise layout.Unsupported("KV scales that are computed while running are not part of a page")
+
+    @staticmethod
+    def _plan(vllm_config: Any, kv_cache_config: Any) -> layout.Layout:
+        settings = Settings.read(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        _, hash_tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
+        return layout.plan(kv_cache_config.kv_cache_groups, hash_tokens, settings.block_tokens)
+
+    def _open_scheduler(self) -> SchedulerSide:
+        engine = registry.find(self._engine_id)
+        if engine is None:
+            raise layout.Unsupported(
+                "its worker runs in another process, or was refused (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)"
+            )
+        several = len(self._layout.groups) > 1
+        return SchedulerSide(engine, self._settings, self._user.pool, several and _TransferResults is None)
+
+    def _give_up(self, reason: Exception) -> None:
+        log.warning("kvpool: the engine runs without the pool: %s", reason)
+        self.shutdown()
+
+    # ---- worker ----
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        if self._user is None:
+            return
+        try:
+            engine = open_engine(self._vllm_config, self._layout, kv_caches, self._caches_config.num_blocks,
+                                 self._settings, self._user.pool)
+        except layout.Unsupported as reason:
+            self._give_up(reason)
+            return
+        self._kept = kv_caches  # the mover knows their addresses
+        self._worker = WorkerSide(engine, self._settings)
+        registry.publish(self._engine_id, engine)
+        log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool_version(), vllm.__version__,
+                 self._layout.block_tokens, engine.namespace.block_bytes)
+
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        if self._worker is not None and isinstance(kv_connector_metadata, Metadata):
+            self._worker.before_step(kv_connector_metadata.step)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        if self._worker is not None:
+            self._worker.start_loads(self._step())
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Synchronous loads are complete before the first layer."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Pages are stored when all layers have filled them."""
+
+    def wait_for_save(self) -> None:
+        if self._worker is not None:
+            self._worker.start_stores(self._step())
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        return None, self._worker.take_finished() if self._worker is not None else None
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
+        _, received = self.get_finished(finished_req_ids)
+        failed = self._worker.take_failed_requests() if self._worker is not None else set()
+        return _TransferResults(finished_sending=set(), finished_recving=received or set(), failed_recving=failed)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self._worker.take_failed_pages() if self._worker is not None else set()
+
+    def _step(self) -> Step:
+        return self._get_connector_metadata().step
+
+    # ---- scheduler ----
+
+    def on_new_request(self, request: Any) -> None:
+        if self._scheduler is not None:
+            self._scheduler.on_new_request(request)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        if self._scheduler is None:
+            return 0, False
+        return self._scheduler.get_num_new_matched_tokens(request, num_computed_tokens)
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        if self._scheduler is not None:
+            self._scheduler.update_state_after_alloc(request, blocks.get_block_ids(), num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        return Metadata(Step() if self._scheduler is None else self._scheduler.build_step(scheduler_output))
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        if self._scheduler is not None:
+            self._scheduler.step_ended()
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        return self.request_finished_all_groups(request, (block_ids,))
+
+    def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, dict[str, Any] | None]:
+        if self._scheduler is not None:
+            self._scheduler.request_finished(request.request_id)
+        return False, None
+
+    def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[Any, int]:
+        from vllm.v1.metrics.cache_hit_source import CacheHitSource
+
+        in_memory = self._user is not None and all(
+            device["planned_share"] == 0 or device["name"].startswith("memory") for device in self._user.pool.device_stats()
+        )
+        return {CacheHitSource.HOST if in_memory else CacheHitSource.DISK: num_external_tokens}
+
+    def take_events(self) -> Iterable[Any]:
+        return ()
+
+    def reset_cache(self) -> bool | None:
+        if self._scheduler is not None:
+            self._scheduler.reset()
+        return None
+
+    # ---- both ----
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """A cache: what is not stored is computed again."""
+        return False
+
+    @classmethod
+    def supports_sleep_mode(cls, kv_transfer_config: Any) -> bool:
+        return False
+
+    @classmethod
+    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
+        """Nothing is done within a layer."""
+        return False
+
+    def get_kv_connector_stats(self) -> KVPoolStats | None:
+        if self._worker is not None:
+            return self._differences.take(self._worker.counters())
+        if self._scheduler is not None:
+            return self._differences.take(self._scheduler.counters())
+        return None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVPoolStats:
+        return KVPoolStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, vllm_config: Any, metric_types: Any, labelnames: list[str],
+                           per_engine_labelvalues: dict[int, list[object]]) -> KVPoolPrometheus:
+        return KVPoolPrometheus(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+    def shutdown(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.close()
+        if self._worker is not None:
+            registry.forget(self._engine_id)
+            self._worker.close()
+        self._scheduler = self._worker = None
+        if self._user is not None:
+            self._user.close()
+        self._user = None
+
+
+def kvpool_version() -> str:
+    import kvpool
+
+    return kvpool.__version__

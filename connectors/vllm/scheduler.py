@@ -1,0 +1,387 @@
+"""The scheduler's side: what the pool has of a request, what of it is worth loading, what a step has to store.
+
+Knows no vLLM types beyond the attributes that it reads, so that it is tested without an engine. Thread: the
+engine's.
+"""
+
+import itertools
+import logging
+import time
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import kvpool
+from kvpool.vllm import prefill
+from kvpool.vllm.registry import Engine
+from kvpool.vllm.settings import Settings
+from kvpool.vllm.work import Load, Step, Store
+
+log = logging.getLogger("kvpool.vllm")
+
+
+@dataclass
+class Tracked:
+    """One request, from when vLLM knows it to its end."""
+
+    request: Any
+    number: int
+    block_ids: list[list[int]] = field(default_factory=list)  # of each group
+    stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
+    match: Any = None  # under way
+    staging: Any = None  # under way
+    pin: Any = None
+    matched: int = 0
+    estimate_s: float = 0.0
+    staged: bool = False
+    offered: tuple[int, int, bool] | None = None  # computed tokens, blocks, is_async: of the last answer
+    loading: int = 0  # the job of an asynchronous load
+    may_load: bool = True
+    may_store: bool = True
+
+    def drop_pin(self) -> None:
+        if self.pin is not None:
+            self.pin.release()
+        self.pin = self.match = self.staging = self.offered = None
+        self.staged = False
+
+
+class SchedulerSide:
+    def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool):
+        """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised."""
+        self._engine = engine
+        self._layout = engine.layout
+        self._settings = settings
+        self._consumer = pool.consumer("vllm")
+        self._must_verify_first = must_verify_first
+        self._tracked: dict[str, Tracked] = {}
+        self._numbers = itertools.count(1)
+        self._step = Step()
+        self._reading: dict[int, int] = {}  # page -> store that reads it
+        self._pages_read: dict[int, list[int]] = {}  # store -> its pages
+        self._roots: set[bytes] = set()
+        self._model = prefill.PrefillModel()
+        self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
+        self._last_end = 0.0
+        self.matched_tokens = 0
+        self.declined_tokens = 0
+
+    # ---- requests ----
+
+    def on_new_request(self, request: Any) -> None:
+        tracked = Tracked(request, next(self._numbers))
+        if getattr(request, "lora_request", None) is not None:
+            # vLLM's hashes name the adapter, but not its weights.
+            tracked.may_load = tracked.may_store = False
+        if getattr(request, "skip_reading_prefix_cache", False):
+            tracked.may_load = False
+        self._tracked[request.request_id] = tracked
+        self._begin_match(tracked)
+
+    def get_num_new_matched_tokens(self, request: Any, computed: int) -> tuple[int | None, bool]:
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None:
+            self.on_new_request(request)
+            tracked = self._tracked[request.request_id]
+        self._note_failure(tracked)
+        if not tracked.may_load or tracked.loading:
+            return 0, False
+        if not self._know_match(tracked):
+            return None, False
+        tokens = self._layout.block_tokens
+        blocks = min(tracked.matched, (request.num_tokens - 1) // tokens)
+        if blocks * tokens <= computed:
+            return 0, False
+        blocks = self._worth(tracked, computed, blocks)
+        if blocks * tokens <= computed:
+            self.declined_tokens += tracked.matched * tokens - computed
+            tracked.drop_pin()
+            tracked.matched = 0
+            return 0, False
+        load_ms = self._load_s(tracked, computed, blocks) * 1e3
+        synchronous = load_ms <= self._settings.sync_load_budget_ms and self._settings.sync_load_budget_ms > 0
+        if synchronous or self._must_verify_first:
+            if not self._know_staged(tracked):
+                return None, False
+            if tracked.matched < blocks:  # memory has no room for all of it
+                synchronous = False
+                blocks = tracked.matched if self._must_verify_first else blocks
+                if blocks * tokens <= computed:
+                    tracked.drop_pin()
+                    return 0, False
+        tracked.offered = (computed, blocks, not synchronous)
+        return blocks * tokens - computed, not synchronous
+
+    def update_state_after_alloc(self, request: Any, block_ids: tuple[list[int], ...], external: int) -> None:
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None:
+            return
+        tracked.block_ids = [list(ids) for ids in block_ids]
+        tracked.loading = 0
+        if external == 0:
+            return
+        computed, blocks, is_async = tracked.offered
+        first = computed // self._layout.block_tokens
+        load = Load(
+            id=next(self._numbers),
+            request_id=request.request_id,
+            pin=tracked.pin,
+            block_first=first,
+            blocks=blocks - first,
+            pages=self._load_pages(tracked, first, blocks, computed),
+            page_ids=tracked.block_ids[0][first * self._layout.groups[0].pages : blocks * self._layout.groups[0].pages],
+            pages_of_block=self._layout.groups[0].pages,
+            is_async=is_async,
+        )
+        tracked.pin = None  # the load's
+        tracked.drop_pin()
+        tracked.loading = load.id if is_async else 0
+        self.matched_tokens += external
+        self._step.loads.append(load)
+
+    def request_finished(self, request_id: str) -> None:
+        tracked = self._tracked.pop(request_id, None)
+        if tracked is None:
+            return
+        if tracked.loading:
+            self._step.cancels.append(tracked.loading)
+        tracked.drop_pin()
+        self._engine.failed.pop(request_id, None)
+        self._engine.loaded.discard(request_id)
+
+    # ---- steps ----
+
+    def build_step(self, output: Any) -> Step:
+        self._take_news()
+        for request_id in output.preempted_req_ids or ():
+            self._preempted(request_id)
+        allocated = self._take_block_ids(output)
+        step, self._step = self._step, Step()
+        for load in step.loads:
+            allocated.update(page for page in load.pages if page >= 0)
+        self._plan_stores(output, step)
+        step.fence = sorted({self._reading[page] for page in allocated if page in self._reading})
+        for store in step.stores:
+            self._pages_read[store.id] = list(store.pages)
+            self._reading.update(dict.fromkeys(store.pages, store.id))
+        self._begin_step(output)
+        return step
+
+    def step_ended(self) -> None:
+        """The oldest step that was built and not ended yet has been computed."""
+        if not self._steps:
+            return
+        began, tokens, pairs = self._steps.popleft()
+        now = time.monotonic()
+        self._model.observe(tokens, pairs, now - max(began, self._last_end))
+        self._last_end = now
+
+    def reset(self) -> None:
+        """Removes whatever this engine has stored or found."""
+        for tracked in self._tracked.values():
+            tracked.drop_pin()
+            tracked.matched = 0
+            tracked.stored = 0
+        roots, self._roots = list(self._roots), set()
+        for at in range(0, len(roots), 64):
+            self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(60)
+
+    def counters(self) -> dict[str, int]:
+        return {"matched_tokens": self.matched_tokens, "declined_tokens": self.declined_tokens}
+
+    def close(self) -> None:
+        for tracked in self._tracked.values():
+            tracked.drop_pin()
+        self._tracked.clear()
+        self._consumer.close(60)
+
+    # ---- what the pool has ----
+
+    def _begin_match(self, tracked: Tracked) -> None:
+        hashes = tracked.request.block_hashes
+        blocks = min(self._layout.blocks_hashed(hashes), tracked.request.num_tokens // self._layout.block_tokens)
+        if blocks == 0 or not (tracked.may_load or tracked.may_store):
+            tracked.stored = 0
+            return
+        try:
+            tracked.match = self._consumer.match(
+                self._engine.namespace, [self._layout.key(hashes, block) for block in range(blocks)]
+            )
+        except kvpool.Busy:
+            tracked.match = None  # the next look tries again
+
+    def _know_match(self, tracked: Tracked) -> bool:
+        """Whether it is known what the pool has; waits a moment for it."""
+        if tracked.pin is not None or tracked.stored is not None and tracked.match is None:
+            return True
+        if tracked.match is None:
+            self._begin_match(tracked)
+        if tracked.match is None:
+            return tracked.stored is not None
+        try:
+            result = tracked.match.result(self._settings.match_wait_ms / 1e3)
+        except kvpool.TimedOut:
+            return False
+        tracked.match = None
+        tracked.matched = result.blocks
+        tracked.estimate_s = result.estimate_s
+        tracked.pin = result.pin
+        tracked.stored = max(tracked.stored or 0, result.blocks)
+        return True
+
+    def _know_staged(self, tracked: Tracked) -> bool:
+        """Whether what is in the pool has been verified in memory, as far as that has room for it."""
+        if tracked.staged:
+            return True
+        try:
+            if tracked.staging is None:
+                tracked.staging = self._consumer.stage(tracked.pin)
+            result = tracked.staging.result(self._settings.match_wait_ms / 1e3)
+        except (kvpool.TimedOut, kvpool.Busy):
+            return False
+        tracked.staging = None
+        tracked.staged = True
+        tracked.matched = min(tracked.matched, result.blocks)
+        return True
+
+    def _load_s(self, tracked: Tracked, computed: int, blocks: int) -> float:
+        first = computed // self._layout.block_tokens
+        return tracked.estimate_s * (blocks - first) / max(1, tracked.matched)
+
+    def _worth(self, tracked: Tracked, computed: int, blocks: int) -> int:
+        if not self._settings.recompute:
+            return blocks
+        tokens = self._layout.block_tokens
+        first = computed // tokens
+        worth = prefill.worth_loading(
+            self._model, self._load_s(tracked, computed, blocks), computed, blocks - first, tokens,
+            (first + 1) * tokens - computed,
+        )
+        return first + worth if worth else 0
+
+    def _note_failure(self, tracked: Tracked) -> None:
+        good = self._engine.failed.pop(tracked.request.request_id, None)
+        if good is None:
+            return
+        tracked.may_load = False  # vLLM asks again at once, and would for ever
+        tracked.loading = 0
+        tracked.drop_pin()
+        tracked.stored = good
+
+    # ---- pages ----
+
+    def _load_pages(self, tracked: Tracked, first: int, end: int, computed: int) -> array:
+        pages = array("i")
+        for block in range(first, end):
+            for group, ids in zip(self._layout.groups, tracked.block_ids):
+                start = self._layout.first_page(group, block)
+                if group.window and block + 1 < end:
+                    pages.extend([-1] * group.pages)
+                elif start * group.page_tokens >= computed:
+                    pages.extend([page or -1 for page in ids[start : start + group.pages]])
+                else:  # some of its pages are computed, and may be others' too
+                    pages.extend(
+                        -1 if index * group.page_tokens < computed else ids[index] or -1
+                        for index in range(start, start + group.pages)
+                    )
+        return pages
+
+    def _store_pages(self, tracked: Tracked, first: int, end: int) -> array | None:
+        """None where one of them is gone: a window has left it behind."""
+        pages = array("i")
+        for block in range(first, end):
+            for group, ids in zip(self._layout.groups, tracked.block_ids):
+                start = self._layout.first_page(group, block)
+                pages.extend(ids[start : start + group.pages])
+        return None if 0 in pages or len(pages) != (end - first) * self._layout.pages_of_block else pages
+
+    def _take_block_ids(self, output: Any) -> set[int]:
+        """Brings the requests' lists of pages up to date; the pages that this step hands out."""
+        allocated: set[int] = set()
+        for new in output.scheduled_new_reqs:
+            tracked = self._tracked.get(new.req_id)
+            if tracked is not None:
+                tracked.block_ids = [list(ids) for ids in new.block_ids]
+            for ids in new.block_ids:
+                allocated.update(ids)
+        cached = output.scheduled_cached_reqs
+        for request_id, ids_of_groups in zip(cached.req_ids, cached.new_block_ids):
+            if ids_of_groups is None:
+                continue
+            tracked = self._tracked.get(request_id)
+            resumed = request_id in cached.resumed_req_ids
+            if tracked is not None and (resumed or not tracked.block_ids):
+                tracked.block_ids = [list(ids) for ids in ids_of_groups]
+            elif tracked is not None:
+                for known, ids in zip(tracked.block_ids, ids_of_groups):
+                    known.extend(ids)
+            for ids in ids_of_groups:
+                allocated.update(ids)
+        allocated.discard(0)
+        return allocated
+
+    def _plan_stores(self, output: Any, step: Step) -> None:
+        computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        cached = output.scheduled_cached_reqs
+        computed.update(zip(cached.req_ids, cached.num_computed_tokens))
+        for request_id, scheduled in output.num_scheduled_tokens.items():
+            tracked = self._tracked.get(request_id)
+            if tracked is None or not tracked.may_store or request_id not in computed:
+                continue
+            self._note_failure(tracked)
+            store = self._store_of(tracked, computed[request_id] + scheduled)
+            if store is not None:
+                step.stores.append(store)
+
+    def _store_of(self, tracked: Tracked, computed: int) -> Store | None:
+        hashes = tracked.request.block_hashes
+        end = min(computed // self._layout.block_tokens, self._layout.blocks_hashed(hashes))
+        if end <= (tracked.stored or 0) or not self._know_match(tracked):
+            return None
+        first = tracked.stored or 0
+        if end <= first:
+            return None
+        pages = self._store_pages(tracked, first, end)
+        if pages is None:
+            tracked.may_store = False  # nor can what follows be stored
+            return None
+        if first == 0:
+            self._roots.add(self._layout.key(hashes, 0))
+        tracked.stored = end
+        return Store(
+            id=next(self._numbers),
+            chain=tracked.number,
+            keys=[self._layout.key(hashes, block) for block in range(first, end)],
+            parent=self._layout.key(hashes, first - 1) if first > 0 else None,
+            pages=pages,
+        )
+
+    def _preempted(self, request_id: str) -> None:
+        tracked = self._tracked.get(request_id)
+        if tracked is None:
+            return
+        tracked.block_ids = []
+        tracked.drop_pin()
+        self._begin_match(tracked)  # it has more tokens than when it came
+
+    def _take_news(self) -> None:
+        for store in self._engine.gathered:
+            for page in self._pages_read.pop(store, ()):
+                if self._reading.get(page) == store:
+                    del self._reading[page]
+        self._engine.gathered.clear()
+        self._engine.stored.clear()
+
+    # ---- the engine's speed ----
+
+    def _begin_step(self, output: Any) -> None:
+        contexts = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        cached = output.scheduled_cached_reqs
+        contexts.update(zip(cached.req_ids, cached.num_computed_tokens))
+        tokens, pairs = 0, 0.0
+        for request_id, scheduled in output.num_scheduled_tokens.items():
+            tokens += scheduled
+            pairs += prefill.pairs_of(contexts.get(request_id, 0), scheduled)
+        if tokens > 0:
+            self._steps.append((time.monotonic(), tokens, pairs))

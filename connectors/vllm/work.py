@@ -1,0 +1,38 @@
+"""What the scheduler's side asks of the worker's in one step."""
+
+from array import array
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Load:
+    """Blocks of a pinned run into pages. Below 0: a page that is not wanted."""
+
+    id: int
+    request_id: str
+    pin: object
+    block_first: int
+    blocks: int
+    pages: array
+    page_ids: list[int]  # of the pages from the run's first on, the first group's: for vLLM's recomputation
+    pages_of_block: int
+    is_async: bool
+
+
+@dataclass
+class Store:
+    """Blocks that a request's step fills, out of their pages."""
+
+    id: int
+    chain: int
+    keys: list[bytes]
+    parent: bytes | None
+    pages: array
+
+
+@dataclass
+class Step:
+    loads: list[Load] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    fence: list[int] = field(default_factory=list)  # stores that must have left their pages before this step
+    cancels: list[int] = field(default_factory=list)

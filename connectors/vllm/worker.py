@@ -1,0 +1,129 @@
+"""The worker's side: moves pages as the scheduler's side says, and tells when they are there. Thread: the engine's."""
+
+import logging
+from typing import Any
+
+import kvpool
+from kvpool._native import PageMover
+from kvpool.vllm.layout import Layout, Unsupported, layer_pages, namespace_name
+from kvpool.vllm.registry import Engine
+from kvpool.vllm.settings import Settings
+from kvpool.vllm.work import Load, Step
+
+log = logging.getLogger("kvpool.vllm")
+
+# Copies out of pages take milliseconds; one that takes this long has failed, and its pages cannot be reused.
+_FENCE_S = 60.0
+
+
+def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pages: int, settings: Settings,
+                pool: kvpool.Pool) -> Engine:
+    """Opens the namespace and the mover of these caches. Raises Unsupported, or KVPoolError."""
+    layers = layer_pages(layout, caches, num_pages)
+    windows = [layout.groups[layer.group].window for layer in layers]
+    name = namespace_name(vllm_config, layout, layers, settings.namespace, _flavour(vllm_config, layers))
+    segment_bytes = [layout.groups[layer.group].pages * layer.page_bytes for layer in layers]
+    try:
+        namespace = pool.namespace(
+            kvpool.Geometry(name, layout.block_tokens, segment_bytes, windows if any(windows) else ())
+        )
+    except kvpool.KVPoolError as error:
+        raise Unsupported(f"the pool cannot hold such blocks: {error}") from error
+    mover = PageMover.open(pool._native, namespace, [layer.native() for layer in layers],
+                           [group.pages for group in layout.groups], settings.staging_bytes)
+    return Engine(layout, namespace, mover)
+
+
+def _flavour(vllm_config: Any, layers: list[Any]) -> str:
+    """How attention on this CPU packs a page, where vLLM says so."""
+    try:
+        from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
+    except ImportError:
+        return ""
+    spec = vllm_config.model_config
+    return str(_get_attn_isa(spec.dtype, vllm_config.cache_config.block_size, spec.get_head_size()))
+
+
+class WorkerSide:
+    def __init__(self, engine: Engine, settings: Settings):
+        self._engine = engine
+        self._mover = engine.mover
+        self._settings = settings
+        self._loads: dict[int, Load] = {}
+        self._failed_pages: set[int] = set()
+        self._failed_requests: set[str] = set()
+        self._finished: set[str] = set()
+
+    def before_step(self, step: Step) -> None:
+        """Nobody reads a page any more that this step may write."""
+        for job in step.cancels:
+            self._mover.cancel(job)
+        if step.fence and not self._mover.wait_gathered(step.fence, _FENCE_S):
+            raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
+
+    def start_loads(self, step: Step) -> None:
+        loads, step.loads = step.loads, []
+        for load in loads:
+            self._loads[load.id] = load
+            try:
+                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages,
+                                 self._settings.load_timeout_s or -1)
+            except kvpool.Busy:
+                self._ended(load.id, 0)
+        for load in loads:
+            if not load.is_async:
+                self._mover.wait_ended(load.id)
+        self.take_events()
+
+    def start_stores(self, step: Step) -> None:
+        stores, step.stores = step.stores, []
+        for store in stores:
+            try:
+                self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
+            except kvpool.Busy:  # a cache may forget
+                self._engine.gathered.add(store.id)
+
+    def take_events(self) -> None:
+        for job, kind, blocks in self._mover.events():
+            if kind == PageMover.GATHERED:
+                self._engine.gathered.add(job)
+            elif kind == PageMover.STORED:
+                self._engine.stored[job] = blocks
+            else:
+                self._ended(job, blocks)
+
+    def _ended(self, job: int, blocks: int) -> None:
+        load = self._loads.pop(job)
+        if blocks < load.blocks:
+            self._note_failure(load, blocks)
+        if load.is_async:
+            self._finished.add(load.request_id)
+
+    def _note_failure(self, load: Load, blocks: int) -> None:
+        self._engine.failed[load.request_id] = load.block_first + blocks
+        if len(self._engine.layout.groups) == 1:
+            self._failed_pages.update(load.page_ids[blocks * load.pages_of_block :])
+        elif load.is_async:
+            self._engine.failed[load.request_id] = load.block_first
+            self._failed_requests.add(load.request_id)
+        else:
+            raise RuntimeError("kvpool: a load from verified memory failed; its tokens would be wrong")
+
+    def take_finished(self) -> set[str] | None:
+        self.take_events()
+        finished, self._finished = self._finished, set()
+        return finished or None
+
+    def take_failed_requests(self) -> set[str]:
+        failed, self._failed_requests = self._failed_requests, set()
+        return failed
+
+    def take_failed_pages(self) -> set[int]:
+        pages, self._failed_pages = self._failed_pages, set()
+        return pages
+
+    def close(self) -> None:
+        self._mover.close(60)
+
+    def counters(self) -> dict[str, int]:
+        return self._mover.stats()
