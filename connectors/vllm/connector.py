@@ -100,7 +100,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._give_up(reason)
             return
         self._kept = kv_caches  # the mover knows their addresses
-        self._worker = WorkerSide(engine, self._settings)
+        self._worker = WorkerSide(engine, _TransferResults is not None)
         registry.publish(self._engine_id, engine)
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool_version(), vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)

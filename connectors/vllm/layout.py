@@ -28,6 +28,7 @@ class Group:
     page_tokens: int
     pages: int  # of a block, those that are kept: its last ones
     window: bool  # needed in a run's last block alone
+    sliding: bool  # vLLM frees pages that the window has left behind
     layers: tuple[str, ...]
 
 
@@ -76,7 +77,7 @@ def _group(group: Any, block_tokens: int) -> Group:
     kept = math.ceil((spec.sliding_window - 1) / spec.block_size) if _KNOWN_SPECS[kind] else pages
     # A window that reaches beyond a block wants more than the last block's: then all blocks keep all pages.
     window = _KNOWN_SPECS[kind] and kept <= pages
-    return Group(spec.block_size, max(1, min(kept, pages)), window, tuple(group.layer_names))
+    return Group(spec.block_size, max(1, min(kept, pages)), window, _KNOWN_SPECS[kind], tuple(group.layer_names))
 
 
 @dataclass(frozen=True)

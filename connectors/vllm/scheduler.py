@@ -20,6 +20,9 @@ from kvpool.vllm.work import Load, Step, Store
 
 log = logging.getLogger("kvpool.vllm")
 
+# Of copies from memory to memory.
+_VERIFIED_TIMEOUT_S = 60.0
+
 
 @dataclass
 class Tracked:
@@ -34,7 +37,7 @@ class Tracked:
     pin: Any = None
     matched: int = 0
     estimate_s: float = 0.0
-    staged: bool = False
+    staged_blocks: int | None = None  # leading ones that are verified in memory, and stay there while pinned
     offered: tuple[int, int, bool] | None = None  # computed tokens, blocks, is_async: of the last answer
     loading: int = 0  # the job of an asynchronous load
     may_load: bool = True
@@ -44,7 +47,7 @@ class Tracked:
         if self.pin is not None:
             self.pin.release()
         self.pin = self.match = self.staging = self.offered = None
-        self.staged = False
+        self.staged_blocks = None
 
 
 class SchedulerSide:
@@ -104,11 +107,10 @@ class SchedulerSide:
         if synchronous or self._must_verify_first:
             if not self._know_staged(tracked):
                 return None, False
-            if tracked.matched < blocks:  # memory has no room for all of it
+            if tracked.staged_blocks < blocks:  # memory has no room for all of it
                 synchronous = False
-                blocks = tracked.matched if self._must_verify_first else blocks
+                blocks = tracked.staged_blocks if self._must_verify_first else blocks
                 if blocks * tokens <= computed:
-                    tracked.drop_pin()
                     return 0, False
         tracked.offered = (computed, blocks, not synchronous)
         return blocks * tokens - computed, not synchronous
@@ -133,6 +135,7 @@ class SchedulerSide:
             page_ids=tracked.block_ids[0][first * self._layout.groups[0].pages : blocks * self._layout.groups[0].pages],
             pages_of_block=self._layout.groups[0].pages,
             is_async=is_async,
+            timeout_s=_VERIFIED_TIMEOUT_S if blocks <= (tracked.staged_blocks or 0) else self._settings.load_timeout_s or -1,
         )
         tracked.pin = None  # the load's
         tracked.drop_pin()
@@ -232,7 +235,7 @@ class SchedulerSide:
 
     def _know_staged(self, tracked: Tracked) -> bool:
         """Whether what is in the pool has been verified in memory, as far as that has room for it."""
-        if tracked.staged:
+        if tracked.staged_blocks is not None:
             return True
         try:
             if tracked.staging is None:
@@ -241,8 +244,7 @@ class SchedulerSide:
         except (kvpool.TimedOut, kvpool.Busy):
             return False
         tracked.staging = None
-        tracked.staged = True
-        tracked.matched = min(tracked.matched, result.blocks)
+        tracked.staged_blocks = result.blocks
         return True
 
     def _load_s(self, tracked: Tracked, computed: int, blocks: int) -> float:
@@ -288,7 +290,7 @@ class SchedulerSide:
         return pages
 
     def _store_pages(self, tracked: Tracked, first: int, end: int) -> array | None:
-        """None where one of them is gone: a window has left it behind."""
+        """None where one of them is gone."""
         pages = array("i")
         for block in range(first, end):
             for group, ids in zip(self._layout.groups, tracked.block_ids):
@@ -330,21 +332,23 @@ class SchedulerSide:
             if tracked is None or not tracked.may_store or request_id not in computed:
                 continue
             self._note_failure(tracked)
-            store = self._store_of(tracked, computed[request_id] + scheduled)
+            store = self._store_of(tracked, computed[request_id], scheduled)
             if store is not None:
                 step.stores.append(store)
 
-    def _store_of(self, tracked: Tracked, computed: int) -> Store | None:
+    def _store_of(self, tracked: Tracked, computed: int, scheduled: int) -> Store | None:
         hashes = tracked.request.block_hashes
-        end = min(computed // self._layout.block_tokens, self._layout.blocks_hashed(hashes))
+        end = min((computed + scheduled) // self._layout.block_tokens, self._layout.blocks_hashed(hashes))
         if end <= (tracked.stored or 0) or not self._know_match(tracked):
             return None
         first = tracked.stored or 0
         if end <= first:
             return None
-        pages = self._store_pages(tracked, first, end)
+        # Of what an earlier step has filled, pages that a window has left may be others' by now, untold.
+        late = first < computed // self._layout.block_tokens and any(group.sliding for group in self._layout.groups)
+        pages = None if late else self._store_pages(tracked, first, end)
         if pages is None:
-            tracked.may_store = False  # nor can what follows be stored
+            tracked.may_store = False  # nor can what follows be stored: its parent is missing
             return None
         if first == 0:
             self._roots.add(self._layout.key(hashes, 0))

@@ -17,6 +17,7 @@ class Load:
     page_ids: list[int]  # of the pages from the run's first on, the first group's: for vLLM's recomputation
     pages_of_block: int
     is_async: bool
+    timeout_s: float  # below 0: the pool's own deadline
 
 
 @dataclass

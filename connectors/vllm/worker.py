@@ -45,11 +45,14 @@ def _flavour(vllm_config: Any, layers: list[Any]) -> str:
 
 
 class WorkerSide:
-    def __init__(self, engine: Engine, settings: Settings):
+    def __init__(self, engine: Engine, requests_may_fail: bool):
+        """requests_may_fail: this vLLM takes the names of requests whose load failed."""
         self._engine = engine
         self._mover = engine.mover
-        self._settings = settings
+        self._requests_may_fail = requests_may_fail
         self._loads: dict[int, Load] = {}
+        self._cancelled: set[int] = set()
+        self._step_is_wrong = False  # it computes on pages that a synchronous load should have filled
         self._failed_pages: set[int] = set()
         self._failed_requests: set[str] = set()
         self._finished: set[str] = set()
@@ -58,16 +61,18 @@ class WorkerSide:
         """Nobody reads a page any more that this step may write."""
         for job in step.cancels:
             self._mover.cancel(job)
+            if job in self._loads:
+                self._cancelled.add(job)
         if step.fence and not self._mover.wait_gathered(step.fence, _FENCE_S):
             raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
 
     def start_loads(self, step: Step) -> None:
         loads, step.loads = step.loads, []
+        self._step_is_wrong = False
         for load in loads:
             self._loads[load.id] = load
             try:
-                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages,
-                                 self._settings.load_timeout_s or -1)
+                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s)
             except kvpool.Busy:
                 self._ended(load.id, 0)
         for load in loads:
@@ -77,6 +82,9 @@ class WorkerSide:
 
     def start_stores(self, step: Step) -> None:
         stores, step.stores = step.stores, []
+        if self._step_is_wrong:
+            self._engine.gathered.update(store.id for store in stores)
+            return
         for store in stores:
             try:
                 self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
@@ -94,16 +102,19 @@ class WorkerSide:
 
     def _ended(self, job: int, blocks: int) -> None:
         load = self._loads.pop(job)
-        if blocks < load.blocks:
+        if job in self._cancelled:
+            self._cancelled.discard(job)
+        elif blocks < load.blocks:
             self._note_failure(load, blocks)
         if load.is_async:
             self._finished.add(load.request_id)
 
     def _note_failure(self, load: Load, blocks: int) -> None:
         self._engine.failed[load.request_id] = load.block_first + blocks
+        self._step_is_wrong = self._step_is_wrong or not load.is_async
         if len(self._engine.layout.groups) == 1:
             self._failed_pages.update(load.page_ids[blocks * load.pages_of_block :])
-        elif load.is_async:
+        elif load.is_async and self._requests_may_fail:
             self._engine.failed[load.request_id] = load.block_first
             self._failed_requests.add(load.request_id)
         else:
