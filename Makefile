@@ -3,7 +3,7 @@
 # make        build only: build/release/kvpool
 # Each installs the packages that are missing first (packages.txt).
 
-.PHONY: all demo test test-vm bench fuzz format lint clean packages
+.PHONY: all demo test test-vm test-engines bench fuzz format lint clean packages
 .NOTPARALLEL:
 
 FUZZ_SECONDS ?= 60
@@ -24,6 +24,11 @@ test-vm: packages
 	@scripts/build.sh release
 	@ctest --test-dir build/release --output-on-failure -R '^vm$$'
 
+# With vLLM and LMCache from PyPI, on the CPU, in virtual environments below build/engines (15 GB).
+test-engines: packages
+	@scripts/packages.sh engines
+	@scripts/test_engines.sh $(PARTS)
+
 # The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.
 bench: packages
 	@scripts/packages.sh bench
@@ -38,7 +43,7 @@ fuzz:
 
 format:
 	@scripts/packages.sh format
-	@find include src apps bench tests -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 -i
+	@find include src apps bench tests bindings connectors -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 -i
 
 lint:
 	@scripts/packages.sh lint

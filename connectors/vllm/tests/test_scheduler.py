@@ -1,0 +1,297 @@
+"""The two sides against a real pool, with an engine of our own: pages in NumPy arrays, requests by hand."""
+
+import hashlib
+from types import SimpleNamespace
+
+import kvpool
+import pytest
+from kvpool._native import PageMover
+from kvpool.vllm.layout import Group, Layout
+from kvpool.vllm.registry import Engine
+from kvpool.vllm.scheduler import SchedulerSide
+from kvpool.vllm.settings import Settings
+from kvpool.vllm.worker import WorkerSide
+
+numpy = pytest.importorskip("numpy")
+
+PAGE_TOKENS, PAGES, LAYERS, DIM = 64, 64, 2, 32
+BLOCK_TOKENS = 256
+
+
+class Request:
+    def __init__(self, name, tokens, **more):
+        self.request_id, self.num_tokens = name, tokens
+        self.block_hashes, parent = [], b""
+        for i in range(tokens // PAGE_TOKENS):
+            parent = hashlib.sha256(parent + b"%d" % i).digest()
+            self.block_hashes.append(parent)
+        vars(self).update(more)
+
+
+class World:
+    def __init__(self, tmp_path, sliding=False, verify_first=False, devices=None, **settings):
+        file = {"kind": "file", "path": str(tmp_path / "pool"), "size": "32MiB"}
+        self.pool = kvpool.Pool({
+            "pool": {"buffers": "8MiB", "staging": "4MiB"},
+            "device": [file | devices] if devices else [{"kind": "memory", "size": "8MiB"}, file],
+        })  # fmt: skip
+        groups = [Group(PAGE_TOKENS, 4, False, False, ("l0",))]
+        if sliding:
+            groups.append(Group(PAGE_TOKENS, 2, True, True, ("l1",)))
+        else:
+            groups[0] = Group(PAGE_TOKENS, 4, False, False, ("l0", "l1"))
+        layout = Layout(BLOCK_TOKENS, PAGE_TOKENS, tuple(groups))
+        self.caches = [numpy.zeros((PAGES, PAGE_TOKENS, DIM), numpy.float32) for _ in range(LAYERS)]
+        page_bytes = PAGE_TOKENS * DIM * 4
+        of_layer = [0, 1 if sliding else 0]
+        ns = self.pool.namespace(kvpool.Geometry(
+            "world", BLOCK_TOKENS, [groups[g].pages * page_bytes for g in of_layer],
+            [groups[g].window for g in of_layer] if sliding else ()))  # fmt: skip
+        layers = [(c.ctypes.data, c.strides[0], PAGES, list(c.shape[1:]), list(c.strides[1:]), 4, g)
+                  for c, g in zip(self.caches, of_layer)]  # fmt: skip
+        mover = PageMover.open(self.pool._native, ns, layers, [g.pages for g in groups], 0)
+        self.engine = Engine(layout, ns, mover)
+        settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
+        self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first)
+        self.worker = WorkerSide(self.engine, requests_may_fail=not verify_first)
+
+    def close(self):
+        self.scheduler.close()
+        self.worker.close()
+        self.pool.close()
+
+    def step(self, new=(), cached=(), preempted=(), tokens=True):
+        """new, cached: (request, pages of each group, computed, scheduled). Returns (step, finished requests)."""
+        output = SimpleNamespace(
+            scheduled_new_reqs=[
+                SimpleNamespace(req_id=r.request_id, block_ids=tuple(p), num_computed_tokens=c) for r, p, c, _ in new
+            ],
+            scheduled_cached_reqs=SimpleNamespace(
+                req_ids=[r.request_id for r, *_ in cached], new_block_ids=[p for _, p, *_ in cached],
+                num_computed_tokens=[c for _, _, c, _ in cached], resumed_req_ids=set()),
+            num_scheduled_tokens={r.request_id: n for r, _, _, n in (*new, *cached)},
+            preempted_req_ids=set(preempted))  # fmt: skip
+        step = self.scheduler.build_step(output)
+        self.worker.before_step(step)
+        self.worker.start_loads(step)
+        for request, pages, computed, scheduled in new:
+            self.compute(request, pages, computed, scheduled)
+        if tokens:
+            self.worker.start_stores(step)
+        self.scheduler.step_ended()
+        return step, self.worker.take_finished() or set()
+
+    def value(self, position, layer):
+        return position * 10.0 + layer
+
+    def compute(self, request, pages, computed, scheduled):
+        for position in range(computed, computed + scheduled):
+            for layer, cache in enumerate(self.caches):
+                ids = pages[min(layer, len(pages) - 1)]
+                if page := ids[position // PAGE_TOKENS]:
+                    cache[page, position % PAGE_TOKENS] = self.value(position, layer)
+
+    def holds(self, pages, first, end):
+        return all(
+            (self.caches[layer][page, position % PAGE_TOKENS] == self.value(position, layer)).all()
+            for layer in range(LAYERS)
+            for position in range(first, end)
+            if (page := pages[min(layer, len(pages) - 1)][position // PAGE_TOKENS])
+        )
+
+    def settle(self):
+        while self.engine.mover.stats()["jobs_under_way"]:
+            pass
+        self.worker.take_events()
+
+    def store(self, request, pages):
+        self.scheduler.on_new_request(request)
+        assert self.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+        self.scheduler.update_state_after_alloc(request, tuple(pages), 0)
+        self.step(new=[(request, pages, 0, request.num_tokens)])
+        self.settle()
+        self.scheduler.request_finished(request.request_id)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path, recompute=False)
+    yield made
+    made.close()
+
+
+def test_a_load_is_promised_once_and_comes(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    for _ in range(3):  # vLLM asks as often as it likes
+        assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+    pages = [list(range(30, 42))]
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 768)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)  # it is under way
+    _, finished = world.step()
+    while not finished:
+        _, finished = world.step()
+    assert finished == {"b"} and world.holds(pages, 0, 768)
+    assert world.worker.take_failed_pages() == set()
+
+
+def test_at_least_one_token_is_left_to_compute(world):
+    world.store(Request("a", 1024), [list(range(1, 17))])
+    request = Request("b", 1024)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+
+
+def test_what_is_computed_is_not_loaded_over(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 320) == (448, True)
+    pages = [list(range(30, 42))]
+    before = world.caches[0][30:35].copy()
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 448)
+    _, finished = world.step()
+    while not finished:
+        _, finished = world.step()
+    assert world.holds(pages, 320, 768)
+    assert (world.caches[0][30:35] == before).all()
+
+
+def test_only_whole_blocks_are_stored_each_in_the_step_that_fills_it(world):
+    request, pages = Request("a", 900), [list(range(1, 17))]
+    world.scheduler.on_new_request(request)
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 0)
+    stores = world.step(new=[(request, pages, 0, 500)])[0]
+    assert len(stores.stores) == 0  # taken by the worker
+    world.settle()
+    assert world.engine.mover.stats()["stored_blocks"] == 1
+    world.step(cached=[(request, None, 500, 400)])
+    world.settle()
+    assert world.engine.mover.stats()["stored_blocks"] == 3
+    assert world.engine.mover.stats()["failed_stores"] == 0
+
+
+def test_a_page_that_is_handed_out_again_waits_for_its_copy(world):
+    first, second = Request("a", 512), Request("b", 100)
+    world.scheduler.on_new_request(first)
+    world.scheduler.update_state_after_alloc(first, ([1, 2, 3, 4, 5, 6, 7, 8],), 0)
+    world.step(new=[(first, [[1, 2, 3, 4, 5, 6, 7, 8]], 0, 512)])
+    world.scheduler.request_finished("a")
+    world.scheduler.on_new_request(second)
+    world.scheduler.update_state_after_alloc(second, ([5, 6],), 0)
+    step, _ = world.step(new=[(second, [[5, 6]], 0, 100)])
+    assert len(step.fence) <= 1  # none, if the copy had ended before
+    reader = Request("c", 600)
+    world.settle()
+    world.scheduler.on_new_request(reader)
+    pages = [list(range(40, 50))]
+    assert world.scheduler.get_num_new_matched_tokens(reader, 0) == (512, True)
+    world.scheduler.update_state_after_alloc(reader, tuple(pages), 512)
+    _, finished = world.step()
+    while not finished:
+        _, finished = world.step()
+    assert world.holds(pages, 0, 512)
+
+
+def test_requests_with_an_adapter_are_left_alone(world):
+    request = Request("a", 1000, lora_request=object())
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+    world.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
+    assert world.step(new=[(request, [list(range(1, 17))], 0, 1000)])[0].stores == []
+    assert world.engine.mover.stats()["stored_blocks"] == 0
+
+
+def test_prompts_whose_logprobs_are_wanted_are_computed(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000, skip_reading_prefix_cache=True)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+
+
+def test_pins_end_with_their_request(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    for end in ("finished", "preempted"):
+        request = Request(end, 1000)
+        world.scheduler.on_new_request(request)
+        assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+        assert world.pool.stats()["pins_held"] >= 1
+        if end == "preempted":
+            world.step(preempted=[end])
+        world.scheduler.request_finished(end)
+    for _ in range(2000):
+        world.scheduler._consumer.poll()
+        if world.pool.stats()["pins_held"] == 0:
+            return
+    raise AssertionError("a pin is left")
+
+
+def test_a_failed_load_names_its_pages_and_is_not_tried_again(tmp_path):
+    world = World(tmp_path, recompute=False, load_timeout_s=0.05, devices={"limit_read": "2MB/s"})
+    world.store(Request("a", 4000), [list(range(1, 64))])
+    request = Request("b", 4000)
+    world.scheduler.on_new_request(request)
+    tokens, is_async = world.scheduler.get_num_new_matched_tokens(request, 0)
+    assert (tokens, is_async) == (3840, True)
+    world.scheduler.update_state_after_alloc(request, (list(range(1, 61)),), tokens)
+    _, finished = world.step()
+    while not finished:
+        _, finished = world.step()
+    failed = world.worker.take_failed_pages()
+    assert failed and failed == set(range(61 - len(failed), 61)) and len(failed) % 4 == 0
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+    world.close()
+
+
+def test_several_groups_are_promised_when_they_are_verified(tmp_path):
+    world = World(tmp_path, sliding=True, verify_first=True, recompute=False)
+    pages = [list(range(1, 17)), list(range(20, 36))]
+    world.store(Request("a", 1000), pages)
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    answer = world.scheduler.get_num_new_matched_tokens(request, 0)
+    while answer == (None, False):
+        answer = world.scheduler.get_num_new_matched_tokens(request, 0)
+    assert answer == (768, True)
+    target = [list(range(40, 52)), [0] * 10 + [52, 53]]
+    world.scheduler.update_state_after_alloc(request, tuple(target), 768)
+    _, finished = world.step()
+    while not finished:
+        _, finished = world.step()
+    assert world.holds(target, 0, 768)
+    world.close()
+
+
+def test_what_fits_the_budget_and_lies_in_memory_is_loaded_in_the_step(tmp_path):
+    world = World(tmp_path, recompute=False, sync_load_budget_ms=10_000)
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, False)
+    pages = [list(range(30, 46))]
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 768)
+    _, finished = world.step(new=[(request, pages, 768, 232)])
+    assert finished == set() and world.holds(pages, 0, 1000)
+    world.close()
+
+
+def test_what_windows_have_left_is_not_stored_later(tmp_path):
+    world = World(tmp_path, sliding=True, recompute=False)
+    request, pages = Request("a", 1000), [list(range(1, 17)), list(range(20, 36))]
+    world.scheduler.on_new_request(request)
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 0)
+    tracked = world.scheduler._tracked["a"]
+    world.step(new=[(request, pages, 0, 300)], tokens=False)
+    tracked.stored = 0  # as if the first block had not been stored in its step
+    assert world.step(cached=[(request, None, 300, 700)])[0].stores == []
+    assert not tracked.may_store
+    world.close()
+
+
+def test_all_can_be_forgotten(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    world.scheduler.reset()
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
