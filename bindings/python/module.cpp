@@ -5,6 +5,7 @@
 #include "pool.h"
 
 NB_MODULE(_native, module) {
+  nanobind::set_leak_warnings(false);  // objects of modules that live as long as the process
   kvpool::python::register_errors();
   kvpool::python::bind_pool(module);
   kvpool::python::bind_consumer(module);

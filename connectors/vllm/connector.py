@@ -5,6 +5,7 @@ the engine runs on without it. A configuration that cannot be is an error at sta
 """
 
 import logging
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 
 from kvpool.vllm import layout, registry
 from kvpool.vllm.scheduler import SchedulerSide
@@ -27,8 +30,25 @@ from kvpool.vllm.worker import WorkerSide, open_engine
 
 log = logging.getLogger("vllm.kvpool")
 
-# Absent from vLLM 0.26: there only the pages of a failed load can be named, and only of one group.
+# Absent from vLLM 0.26, which lets a connector name the pages of a failed load, of one group, but not the request.
 _TransferResults = getattr(base, "KVConnectorTransferResults", None)
+
+
+def _calling_scheduler() -> Scheduler | None:
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), Scheduler):
+            return frame.f_locals["self"]
+        frame = frame.f_back
+    return None
+
+
+def _recompute(scheduler: Scheduler, request_id: str) -> None:
+    """What later versions do with a request whose load failed, for 0.26: its blocks are freed, and it is matched again."""
+    request = scheduler.requests.get(request_id)
+    if request is not None and request.status == RequestStatus.WAITING_FOR_REMOTE_KVS:
+        request.num_computed_tokens = 0
+        scheduler.failed_recving_kv_req_ids.add(request_id)
 
 
 class Metadata(KVConnectorMetadata):
@@ -47,6 +67,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._user: registry.PoolUser | None = None
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
+        self._vllm_scheduler: Scheduler | None = None
         self._differences = Differences()
         self._caches_config = kv_cache_config
         try:
@@ -81,8 +102,11 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             raise layout.Unsupported(
                 "its worker runs in another process, or was refused (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)"
             )
+        if _TransferResults is None:
+            self._vllm_scheduler = _calling_scheduler()
+        engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         several = len(self._layout.groups) > 1
-        return SchedulerSide(engine, self._settings, self._user.pool, several and _TransferResults is None)
+        return SchedulerSide(engine, self._settings, self._user.pool, several and not engine.requests_may_fail)
 
     def _give_up(self, reason: Exception) -> None:
         log.warning("kvpool: the engine runs without the pool: %s", reason)
@@ -100,7 +124,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._give_up(reason)
             return
         self._kept = kv_caches  # the mover knows their addresses
-        self._worker = WorkerSide(engine, _TransferResults is not None)
+        self._worker = WorkerSide(engine)
         registry.publish(self._engine_id, engine)
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool_version(), vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)
@@ -156,8 +180,14 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         return Metadata(Step() if self._scheduler is None else self._scheduler.build_step(scheduler_output))
 
     def update_connector_output(self, connector_output: Any) -> None:
-        if self._scheduler is not None:
-            self._scheduler.step_ended()
+        if self._scheduler is None:
+            return
+        self._scheduler.step_ended()
+        if self._vllm_scheduler is not None:
+            engine = registry.find(self._engine_id)
+            for request_id in engine.failed_requests & set(connector_output.finished_recving or ()):
+                engine.failed_requests.discard(request_id)
+                _recompute(self._vllm_scheduler, request_id)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         return self.request_finished_all_groups(request, (block_ids,))

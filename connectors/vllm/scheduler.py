@@ -151,7 +151,6 @@ class SchedulerSide:
             self._step.cancels.append(tracked.loading)
         tracked.drop_pin()
         self._engine.failed.pop(request_id, None)
-        self._engine.loaded.discard(request_id)
 
     # ---- steps ----
 

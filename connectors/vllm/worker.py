@@ -45,16 +45,13 @@ def _flavour(vllm_config: Any, layers: list[Any]) -> str:
 
 
 class WorkerSide:
-    def __init__(self, engine: Engine, requests_may_fail: bool):
-        """requests_may_fail: this vLLM takes the names of requests whose load failed."""
+    def __init__(self, engine: Engine):
         self._engine = engine
         self._mover = engine.mover
-        self._requests_may_fail = requests_may_fail
         self._loads: dict[int, Load] = {}
         self._cancelled: set[int] = set()
         self._step_is_wrong = False  # it computes on pages that a synchronous load should have filled
         self._failed_pages: set[int] = set()
-        self._failed_requests: set[str] = set()
         self._finished: set[str] = set()
 
     def before_step(self, step: Step) -> None:
@@ -114,9 +111,9 @@ class WorkerSide:
         self._step_is_wrong = self._step_is_wrong or not load.is_async
         if len(self._engine.layout.groups) == 1:
             self._failed_pages.update(load.page_ids[blocks * load.pages_of_block :])
-        elif load.is_async and self._requests_may_fail:
+        elif load.is_async and self._engine.requests_may_fail:
             self._engine.failed[load.request_id] = load.block_first
-            self._failed_requests.add(load.request_id)
+            self._engine.failed_requests.add(load.request_id)
         else:
             raise RuntimeError("kvpool: a load from verified memory failed; its tokens would be wrong")
 
@@ -126,7 +123,8 @@ class WorkerSide:
         return finished or None
 
     def take_failed_requests(self) -> set[str]:
-        failed, self._failed_requests = self._failed_requests, set()
+        failed = set(self._engine.failed_requests)
+        self._engine.failed_requests.clear()
         return failed
 
     def take_failed_pages(self) -> set[int]:

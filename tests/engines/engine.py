@@ -110,7 +110,7 @@ class Engine:
     def forget(self) -> None:
         """Empties vLLM's own cache, so that whatever is cached comes from the pool."""
         self.settle()
-        assert self.llm.reset_prefix_cache()
+        assert self.llm.reset_prefix_cache(), "pages are still in use"
 
     def add(self, one: dict, tokens: int = 6) -> str:
         self._names += 1
@@ -130,15 +130,17 @@ class Engine:
         deadline = time.monotonic() + 30
         while self.core.scheduler.requests and time.monotonic() < deadline:
             self.step()
-        assert not self.core.scheduler.requests
+        assert not self.core.scheduler.requests, self.core.scheduler.requests
         self.forget()
         blocks = self.core.scheduler.kv_cache_manager.block_pool
-        assert blocks.get_num_free_blocks() == blocks.num_gpu_blocks - 1  # the null block
-        while self.pool.stats()["pins_held"] and time.monotonic() < deadline:
+        free = blocks.get_num_free_blocks()
+        assert free == blocks.num_gpu_blocks - 1, f"{free} of {blocks.num_gpu_blocks} pages are free"  # one is no page
+        left = ("pins_held", "tickets_under_way")
+        while any(self.pool.stats()[name] for name in left) and time.monotonic() < deadline:
             self.scheduler_side._consumer.poll()
             time.sleep(0.01)
-        assert self.pool.stats()["pins_held"] == 0 and self.pool.stats()["tickets_under_way"] == 0
-        assert not self.scheduler_side._tracked
+        assert all(self.pool.stats()[name] == 0 for name in left), self.pool.stats()
+        assert not self.scheduler_side._tracked, self.scheduler_side._tracked
 
 
 def spoil(path: pathlib.Path) -> None:

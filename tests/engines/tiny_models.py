@@ -63,3 +63,15 @@ def write(config: dict, folder: pathlib.Path, seed: int = 0) -> str:
         tensors |= {f"model.layers.{layer}.{name}.weight": tensor for name, tensor in of_layer.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
+
+
+def write_tokenizer(folder: pathlib.Path, words: int = 1000) -> None:
+    """Beside a model: a word for each token, "w17" is token 17."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(words)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w2", "bos_token": "w1"})
+    )

@@ -53,7 +53,8 @@ class World:
         self.engine = Engine(layout, ns, mover)
         settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
         self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first)
-        self.worker = WorkerSide(self.engine, requests_may_fail=not verify_first)
+        self.worker = WorkerSide(self.engine)
+        self.engine.requests_may_fail = not verify_first
 
     def close(self):
         self.scheduler.close()
