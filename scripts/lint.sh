@@ -7,7 +7,7 @@ scripts/build.sh --configure-only release
 root=$(sed -n '/^CMAKE_HOME_DIRECTORY:INTERNAL=/{s///;s/[][\.*+?^(){}|$]/\\&/g;p}' build/release/CMakeCache.txt)
 # Tests are left out: GoogleTest's macros trip checks that say nothing about the product.
 PYTHONUNBUFFERED=1 run-clang-tidy-19 -quiet -p build/release -j "$(nproc)" \
-  "^$root/(src|apps|bench)/(?!.*_test\.cpp)" 2>&1 |
+  "^$root/(src|apps|bench|connectors)/(?!.*_test\.cpp)" 2>&1 |
   grep --line-buffered -vE '^([0-9]+ warnings? generated\.)?$' || {
   echo "make lint: FAILED"
   exit 1

@@ -87,10 +87,15 @@ class Mover final : public Closable {
     }
     return out;
   }
-  bool wait_gathered(const std::vector<uint64_t>& ids, double timeout_s) {
+  bool wait_gathered(uint64_t id, double timeout_s) {
     pages::PageMover& mover = get();
     const nb::gil_scoped_release let;
-    return mover.wait_gathered(ids, microseconds(timeout_s));
+    return mover.wait_gathered(id, microseconds(timeout_s));
+  }
+  bool wait_unread(const PageNumbers& numbers, double timeout_s) {
+    pages::PageMover& mover = get();
+    const nb::gil_scoped_release let;
+    return mover.wait_unread(std::span(numbers.data(), numbers.size()), microseconds(timeout_s));
   }
   bool wait_ended(uint64_t id, double timeout_s) {
     pages::PageMover& mover = get();
@@ -162,7 +167,8 @@ void bind_mover(nb::module_& module) {
            "timeout_s"_a = -1.0)
       .def("cancel", &Mover::cancel, "id"_a)
       .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
-      .def("wait_gathered", &Mover::wait_gathered, "ids"_a, "timeout_s"_a = -1.0)
+      .def("wait_gathered", &Mover::wait_gathered, "id"_a, "timeout_s"_a = -1.0)
+      .def("wait_unread", &Mover::wait_unread, "pages"_a, "timeout_s"_a = -1.0)
       .def("wait_ended", &Mover::wait_ended, "id"_a, "timeout_s"_a = -1.0)
       .def("stats", &Mover::stats)
       .def("close", &Mover::close, "timeout_s"_a = -1.0);

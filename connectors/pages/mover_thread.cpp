@@ -226,7 +226,7 @@ void PageMover::end_jobs(std::deque<std::unique_ptr<Job>>& jobs) {
   for (const std::unique_ptr<Job>& job : jobs) {
     if (job->is_load || job->gathered || job->wants_more()) continue;
     job->gathered = true;
-    tell({.id = job->id, .kind = EventKind::gathered, .blocks = job->started});
+    tell_gathered(*job);
   }
   std::erase_if(jobs, [this](const std::unique_ptr<Job>& job) {
     if (!job->over()) return false;
@@ -249,11 +249,15 @@ void PageMover::end(const Job& job) {
 void PageMover::tell(const Event& event) {
   const std::lock_guard lock(mutex_);
   events_.push_back(event);
-  if (event.kind == EventKind::gathered) {
-    gathering_.erase(event.id);
-  } else {
-    under_way_.erase(event.id);
-  }
+  under_way_.erase(event.id);
+  changed_.notify_all();
+}
+
+void PageMover::tell_gathered(const Job& job) {
+  const std::lock_guard lock(mutex_);
+  events_.push_back({.id = job.id, .kind = EventKind::gathered, .blocks = job.started});
+  gathering_.erase(job.id);
+  for (const int32_t page : job.pages) --readers_[static_cast<size_t>(page)];
   changed_.notify_all();
 }
 

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "connectors/pages/mover_work.h"
@@ -68,6 +68,7 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
       return refuse(KVPOOL_INVALID_ARGUMENT, error,
                     "a layer has no pages, or is of a group that is not there");
     }
+    readers_.resize(std::max<size_t>(readers_.size(), layer.pages));
     first_page_.push_back(options_.pages.first_of(layer.group));
     page_count_.push_back(options_.pages.of_group[layer.group]);
     segment_offset_.push_back(slot_bytes_);
@@ -84,7 +85,7 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
   const kvpool_status opened = kvpool_consumer_open(options_.pool, &wanted, &consumer_, error);
   if (opened != KVPOOL_OK) return opened;
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_fd_ < 0) return refuse(KVPOOL_SYSTEM, error, std::string("eventfd: ") + std::strerror(errno));
+  if (wake_fd_ < 0) return refuse(KVPOOL_SYSTEM, error, "eventfd: " + std::generic_category().message(errno));
 
   uint64_t bytes = 0;
   auto* const region = static_cast<std::byte*>(kvpool_region(consumer_, &bytes));
@@ -160,7 +161,10 @@ kvpool_status PageMover::enqueue(std::unique_ptr<Job> job) {
       return KVPOOL_BUSY;
     }
     under_way_.insert(job->id);
-    if (!job->is_load) gathering_.insert(job->id);
+    if (!job->is_load) {
+      gathering_.insert(job->id);
+      for (const int32_t page : job->pages) ++readers_[static_cast<size_t>(page)];
+    }
     orders_.push_back(std::move(job));
   }
   signal(wake_fd_);
@@ -183,11 +187,19 @@ std::vector<Event> PageMover::take_events() {
   return taken;
 }
 
-bool PageMover::wait_gathered(const std::vector<uint64_t>& ids, uint64_t timeout_us) {
+bool PageMover::wait_gathered(uint64_t id, uint64_t timeout_us) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_until(lock, after(timeout_us), [&] {
-    return std::ranges::none_of(ids, [&](uint64_t id) { return gathering_.contains(id); });
-  });
+  return changed_.wait_until(lock, after(timeout_us), [&] { return !gathering_.contains(id); });
+}
+
+bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us) {
+  std::unique_lock lock(mutex_);
+  const auto is_read = [&](int32_t page) {
+    return page >= 0 && static_cast<size_t>(page) < readers_.size() &&
+           readers_[static_cast<size_t>(page)] > 0;
+  };
+  return changed_.wait_until(lock, after(timeout_us),
+                             [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); });
 }
 
 bool PageMover::wait_ended(uint64_t id, uint64_t timeout_us) {

@@ -19,6 +19,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -32,9 +33,9 @@ namespace kvpool::pages {
 struct MoverOptions {
   kvpool_pool* pool = nullptr;
   uint32_t ns = 0;
-  std::vector<Layer> layers;  // [segments]; each segment is one layer's
-  BlockPages pages;           // of a block
-  bool windows = false;       // some segments are needed in a run's last block alone
+  std::vector<Layer> layers;   // [segments]; each segment is one layer's
+  BlockPages pages;            // of a block
+  bool windows = false;        // some segments are needed in a run's last block alone
   uint64_t staging_bytes = 0;  // 0: the largest piece of the pool's `buffers` that is left
 };
 
@@ -87,8 +88,11 @@ class PageMover {
   void cancel(uint64_t id);
   // What has happened since the last call, at most events_max.
   [[nodiscard]] std::vector<Event> take_events();
-  // Until none of these stores reads its pages any more; false at the time limit.
-  [[nodiscard]] bool wait_gathered(const std::vector<uint64_t>& ids, uint64_t timeout_us);
+  // Until that store reads its pages no more; false at the time limit.
+  [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
+  // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
+  // the last one: no page.
+  [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
   // Until that job has ended (stored or loaded); false at the time limit.
   [[nodiscard]] bool wait_ended(uint64_t id, uint64_t timeout_us);
   [[nodiscard]] MoverStats stats() const;
@@ -123,6 +127,7 @@ class PageMover {
   void end_jobs(std::deque<std::unique_ptr<Job>>& jobs);
   void end(const Job& job);
   void tell(const Event& event);
+  void tell_gathered(const Job& job);
   void sleep();
   [[nodiscard]] bool is_closing() const {
     const std::lock_guard lock(mutex_);
@@ -154,6 +159,7 @@ class PageMover {
   std::vector<uint64_t> cancels_;
   std::deque<Event> events_;
   std::unordered_set<uint64_t> gathering_;  // stores that still read their pages
+  std::vector<uint32_t> readers_;           // [pages] stores that still read it
   std::unordered_set<uint64_t> under_way_;
   MoverStats stats_;
   bool closing_ = false;

@@ -46,10 +46,13 @@ class Layout:
         """The index, in the group's list of pages, of a block's first page that is kept."""
         return (block + 1) * (self.block_tokens // group.page_tokens) - group.pages
 
-    def key(self, hashes: list[bytes], block: int) -> bytes:
-        """Of the pool's block: the engine's hash at its end, which covers all before it."""
-        full = hashes[(block + 1) * self.block_tokens // self.hash_tokens - 1]
-        return full[:16] if len(full) >= 16 else hashlib.blake2b(full, digest_size=16).digest()
+    def keys(self, hashes: list[bytes], first: int, end: int) -> list[bytes]:
+        """Of the pool's blocks: the engine's hash at the end of each, which covers all before it."""
+        step = self.block_tokens // self.hash_tokens
+        full = hashes[(first + 1) * step - 1 : end * step : step]
+        if full and len(full[0]) < 16:
+            return [hashlib.blake2b(one, digest_size=16).digest() for one in full]
+        return [one[:16] for one in full]
 
     def blocks_hashed(self, hashes: list[bytes]) -> int:
         return len(hashes) * self.hash_tokens // self.block_tokens

@@ -64,10 +64,6 @@ class Engine:
     mover: PageMover
     # Whether vLLM recomputes a request whose load failed, when it is named.
     requests_may_fail: bool = False
-    # Stores whose pages may be reused.
-    gathered: set[int] = field(default_factory=set)
-    # Stores that have ended, and how many of their blocks are in the pool.
-    stored: dict[int, int] = field(default_factory=dict)
     # Requests whose load failed, and how many blocks of it came.
     failed: dict[str, int] = field(default_factory=dict)
     # Of several groups: those that vLLM has to be told of.

@@ -30,7 +30,7 @@ class Tracked:
 
     request: Any
     number: int
-    block_ids: list[list[int]] = field(default_factory=list)  # of each group
+    block_ids: list[array] = field(default_factory=list)  # pages, of each group
     stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
     match: Any = None  # under way
     staging: Any = None  # under way
@@ -61,8 +61,6 @@ class SchedulerSide:
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
-        self._reading: dict[int, int] = {}  # page -> store that reads it
-        self._pages_read: dict[int, list[int]] = {}  # store -> its pages
         self._roots: set[bytes] = set()
         self._model = prefill.PrefillModel()
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
@@ -119,10 +117,10 @@ class SchedulerSide:
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
             return
-        tracked.block_ids = [list(ids) for ids in block_ids]
         tracked.loading = 0
-        if external == 0:
+        if external == 0:  # the step names its pages
             return
+        tracked.block_ids = [array("i", ids) for ids in block_ids]
         computed, blocks, is_async = tracked.offered
         first = computed // self._layout.block_tokens
         load = Load(
@@ -155,18 +153,13 @@ class SchedulerSide:
     # ---- steps ----
 
     def build_step(self, output: Any) -> Step:
-        self._take_news()
         for request_id in output.preempted_req_ids or ():
             self._preempted(request_id)
-        allocated = self._take_block_ids(output)
         step, self._step = self._step, Step()
         for load in step.loads:
-            allocated.update(page for page in load.pages if page >= 0)
+            step.pages.extend(load.pages)
+        self._take_block_ids(output, step.pages)
         self._plan_stores(output, step)
-        step.fence = sorted({self._reading[page] for page in allocated if page in self._reading})
-        for store in step.stores:
-            self._pages_read[store.id] = list(store.pages)
-            self._reading.update(dict.fromkeys(store.pages, store.id))
         self._begin_step(output)
         return step
 
@@ -207,9 +200,7 @@ class SchedulerSide:
             tracked.stored = 0
             return
         try:
-            tracked.match = self._consumer.match(
-                self._engine.namespace, [self._layout.key(hashes, block) for block in range(blocks)]
-            )
+            tracked.match = self._consumer.match(self._engine.namespace, self._layout.keys(hashes, 0, blocks))
         except kvpool.Busy:
             tracked.match = None  # the next look tries again
 
@@ -273,54 +264,64 @@ class SchedulerSide:
     # ---- pages ----
 
     def _load_pages(self, tracked: Tracked, first: int, end: int, computed: int) -> array:
+        if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
+            pages = self._pages_of(tracked, first, end)
+            # Pages that are computed may be others' too.
+            done = computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages
+            pages[:done] = array("i", [-1]) * done
+            return pages
         pages = array("i")
         for block in range(first, end):
             for group, ids in zip(self._layout.groups, tracked.block_ids):
                 start = self._layout.first_page(group, block)
                 if group.window and block + 1 < end:
-                    pages.extend([-1] * group.pages)
-                elif start * group.page_tokens >= computed:
-                    pages.extend([page or -1 for page in ids[start : start + group.pages]])
-                else:  # some of its pages are computed, and may be others' too
-                    pages.extend(
-                        -1 if index * group.page_tokens < computed else ids[index] or -1
-                        for index in range(start, start + group.pages)
-                    )
+                    pages.extend(array("i", [-1]) * group.pages)
+                    continue
+                pages.extend(
+                    -1 if index * group.page_tokens < computed else ids[index] or -1
+                    for index in range(start, start + group.pages)
+                )
         return pages
 
     def _store_pages(self, tracked: Tracked, first: int, end: int) -> array | None:
         """None where one of them is gone."""
+        pages = self._pages_of(tracked, first, end)
+        return None if 0 in pages or len(pages) != (end - first) * self._layout.pages_of_block else pages
+
+    def _pages_of(self, tracked: Tracked, first: int, end: int) -> array:
+        if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
+            of_block = self._layout.groups[0].pages
+            return tracked.block_ids[0][first * of_block : end * of_block]
         pages = array("i")
         for block in range(first, end):
             for group, ids in zip(self._layout.groups, tracked.block_ids):
                 start = self._layout.first_page(group, block)
                 pages.extend(ids[start : start + group.pages])
-        return None if 0 in pages or len(pages) != (end - first) * self._layout.pages_of_block else pages
+        return pages
 
-    def _take_block_ids(self, output: Any) -> set[int]:
-        """Brings the requests' lists of pages up to date; the pages that this step hands out."""
-        allocated: set[int] = set()
+    def _take_block_ids(self, output: Any, allocated: array) -> None:
+        """Brings the requests' pages up to date, and adds those that this step hands out to `allocated`."""
         for new in output.scheduled_new_reqs:
             tracked = self._tracked.get(new.req_id)
+            pages = [array("i", ids) for ids in new.block_ids]
             if tracked is not None:
-                tracked.block_ids = [list(ids) for ids in new.block_ids]
-            for ids in new.block_ids:
-                allocated.update(ids)
+                tracked.block_ids = pages
+            for ids in pages:
+                allocated.extend(ids)
         cached = output.scheduled_cached_reqs
         for request_id, ids_of_groups in zip(cached.req_ids, cached.new_block_ids):
             if ids_of_groups is None:
                 continue
             tracked = self._tracked.get(request_id)
             resumed = request_id in cached.resumed_req_ids
+            pages = [array("i", ids) for ids in ids_of_groups]
+            for ids in pages:
+                allocated.extend(ids)
             if tracked is not None and (resumed or not tracked.block_ids):
-                tracked.block_ids = [list(ids) for ids in ids_of_groups]
+                tracked.block_ids = pages
             elif tracked is not None:
-                for known, ids in zip(tracked.block_ids, ids_of_groups):
+                for known, ids in zip(tracked.block_ids, pages):
                     known.extend(ids)
-            for ids in ids_of_groups:
-                allocated.update(ids)
-        allocated.discard(0)
-        return allocated
 
     def _plan_stores(self, output: Any, step: Step) -> None:
         computed = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
@@ -349,14 +350,15 @@ class SchedulerSide:
         if pages is None:
             tracked.may_store = False  # nor can what follows be stored: its parent is missing
             return None
+        keys = self._layout.keys(hashes, max(0, first - 1), end)
         if first == 0:
-            self._roots.add(self._layout.key(hashes, 0))
+            self._roots.add(keys[0])
         tracked.stored = end
         return Store(
             id=next(self._numbers),
             chain=tracked.number,
-            keys=[self._layout.key(hashes, block) for block in range(first, end)],
-            parent=self._layout.key(hashes, first - 1) if first > 0 else None,
+            keys=keys if first == 0 else keys[1:],
+            parent=None if first == 0 else keys[0],
             pages=pages,
         )
 
@@ -367,14 +369,6 @@ class SchedulerSide:
         tracked.block_ids = []
         tracked.drop_pin()
         self._begin_match(tracked)  # it has more tokens than when it came
-
-    def _take_news(self) -> None:
-        for store in self._engine.gathered:
-            for page in self._pages_read.pop(store, ()):
-                if self._reading.get(page) == store:
-                    del self._reading[page]
-        self._engine.gathered.clear()
-        self._engine.stored.clear()
 
     # ---- the engine's speed ----
 

@@ -14,7 +14,7 @@ class Load:
     block_first: int
     blocks: int
     pages: array
-    page_ids: list[int]  # of the pages from the run's first on, the first group's: for vLLM's recomputation
+    page_ids: array  # of the pages from the run's first on, the first group's: for vLLM's recomputation
     pages_of_block: int
     is_async: bool
     timeout_s: float  # below 0: the pool's own deadline
@@ -35,5 +35,5 @@ class Store:
 class Step:
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
-    fence: list[int] = field(default_factory=list)  # stores that must have left their pages before this step
+    pages: array = field(default_factory=lambda: array("i"))  # that it may write: no store may read them any more
     cancels: list[int] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """The worker's side: moves pages as the scheduler's side says, and tells when they are there. Thread: the engine's."""
 
+import contextlib
 import logging
 from typing import Any
 
@@ -60,7 +61,7 @@ class WorkerSide:
             self._mover.cancel(job)
             if job in self._loads:
                 self._cancelled.add(job)
-        if step.fence and not self._mover.wait_gathered(step.fence, _FENCE_S):
+        if len(step.pages) > 0 and not self._mover.wait_unread(step.pages, _FENCE_S):
             raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
 
     def start_loads(self, step: Step) -> None:
@@ -79,22 +80,13 @@ class WorkerSide:
 
     def start_stores(self, step: Step) -> None:
         stores, step.stores = step.stores, []
-        if self._step_is_wrong:
-            self._engine.gathered.update(store.id for store in stores)
-            return
-        for store in stores:
-            try:
+        for store in () if self._step_is_wrong else stores:
+            with contextlib.suppress(kvpool.Busy):  # a cache may forget
                 self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
-            except kvpool.Busy:  # a cache may forget
-                self._engine.gathered.add(store.id)
 
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
-            if kind == PageMover.GATHERED:
-                self._engine.gathered.add(job)
-            elif kind == PageMover.STORED:
-                self._engine.stored[job] = blocks
-            else:
+            if kind == PageMover.LOADED:
                 self._ended(job, blocks)
 
     def _ended(self, job: int, blocks: int) -> None:

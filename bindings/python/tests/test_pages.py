@@ -54,7 +54,7 @@ def test_pages_come_back_to_other_pages(pool, transposed):
     keys = [kvpool.key(b"%d" % i) for i in range(3)]
     source = numpy.array([5, 1, 9, 30, 2, 3, 4, 6, 7, 8, 10, 11], numpy.int32)
     mover.store(1, 0, keys, None, source)
-    assert mover.wait_gathered([1], 30)
+    assert mover.wait_gathered(1, 30)
     events = wait(mover, 1)
     assert events[1, PageMover.STORED] == 3 and (1, PageMover.GATHERED) in events
     for cache in kv:
