@@ -21,7 +21,7 @@ constexpr uint32_t requests_max = 256;  // a consumer's slots
 constexpr int slice_ms = 50;
 constexpr int shared_slice_ms = 1;
 
-// All memory of the process, as a region: this consumer trusts its own process with its addresses.
+// All memory of the process, as a region.
 void* const first_address = reinterpret_cast<void*>(4096);
 constexpr uint64_t all_bytes = (uint64_t{1} << 47) - 8192;
 
@@ -51,20 +51,27 @@ uint64_t microseconds(double seconds) {
   return static_cast<uint64_t>(seconds < 0 ? most : std::min(most, std::ceil(seconds * 1e6)));
 }
 
-std::shared_ptr<Consumer> Consumer::open(std::shared_ptr<Pool> pool, const std::string& name,
-                                         uint64_t region_bytes) {
-  std::shared_ptr<Consumer> made(new Consumer);
+kvpool_consumer* open_consumer(const Pool& pool, const std::string& name, uint64_t region_bytes) {
   kvpool_consumer_options options{};
   options.struct_size = sizeof options;
   options.name = name.c_str();
   options.region_bytes = region_bytes;
+  kvpool_consumer* consumer = nullptr;
   kvpool_error error{};
-  check(kvpool_consumer_open(pool->get(), &options, &made->consumer_, &error), error);
+  check(kvpool_consumer_open(pool.get(), &options, &consumer, &error), error);
+  const kvpool_status added = kvpool_region_add(consumer, first_address, all_bytes);
+  if (added == KVPOOL_OK) return consumer;
+  (void)kvpool_consumer_close(consumer, 0, &error);
+  throw PoolError(added, "the process's memory cannot be a region");
+}
+
+std::shared_ptr<Consumer> Consumer::open(std::shared_ptr<Pool> pool, const std::string& name,
+                                         uint64_t region_bytes) {
+  std::shared_ptr<Consumer> made(new Consumer);
+  made->consumer_ = open_consumer(*pool, name, region_bytes);
   made->pool_ = std::move(pool);
   made->under_way_.resize(requests_max);
   for (uint32_t i = requests_max; i > 0; --i) made->free_.push_back(i - 1);
-  const kvpool_status added = kvpool_region_add(made->consumer_, first_address, all_bytes);
-  if (added != KVPOOL_OK) throw PoolError(added, "the process's memory cannot be a region");
   made->pool_->add(made);
   return made;
 }

@@ -39,6 +39,10 @@ struct Order {
   std::vector<std::shared_ptr<void>> kept;
 };
 
+// A consumer that may name all memory of the process: it trusts its own process with its addresses.
+[[nodiscard]] kvpool_consumer* open_consumer(const Pool& pool, const std::string& name,
+                                             uint64_t region_bytes);
+
 class Consumer final : public Closable, public std::enable_shared_from_this<Consumer> {
  public:
   [[nodiscard]] static std::shared_ptr<Consumer> open(std::shared_ptr<Pool> pool, const std::string& name,

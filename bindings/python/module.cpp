@@ -2,6 +2,7 @@
 
 #include "consumer.h"
 #include "error.h"
+#include "lmcache_adapter.h"
 #include "pool.h"
 
 NB_MODULE(_native, module) {
@@ -10,5 +11,6 @@ NB_MODULE(_native, module) {
   kvpool::python::bind_pool(module);
   kvpool::python::bind_consumer(module);
   kvpool::python::bind_mover(module);
+  kvpool::python::bind_lmcache(module);
   module.attr("version") = KVPOOL_VERSION_STRING;
 }

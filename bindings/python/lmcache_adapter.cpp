@@ -1,0 +1,179 @@
+#include "lmcache_adapter.h"
+
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "consumer.h"
+#include "error.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kvpool::python {
+namespace {
+
+constexpr double destructor_timeout_s = 10;
+
+std::string_view utf8(PyObject* text) {
+  Py_ssize_t bytes = 0;
+  const char* data = PyUnicode_Check(text) != 0 ? PyUnicode_AsUTF8AndSize(text, &bytes) : nullptr;
+  if (data == nullptr) {
+    PyErr_Clear();
+    throw nb::type_error("a key is a str");
+  }
+  return {data, static_cast<size_t>(bytes)};
+}
+
+// LMCache's keys are chunk hashes with the model, rank, group and salt around them.
+kvpool_key key_of(PyObject* text) {
+  const std::string_view its = utf8(text);
+  const XXH128_hash_t hash = XXH3_128bits(its.data(), its.size());
+  return {.high = hash.high64, .low = hash.low64};
+}
+
+// Held like this, the memory can neither go nor change its size.
+std::span<std::byte> memory_of(PyObject* object, bool writable, std::vector<std::shared_ptr<void>>& kept) {
+  auto view = std::make_unique<Py_buffer>();
+  if (PyObject_GetBuffer(object, view.get(), writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+    PyErr_Clear();
+    throw nb::type_error(writable ? "values to be filled are writable, contiguous buffers"
+                                  : "values are contiguous buffers");
+  }
+  const std::span<std::byte> memory(static_cast<std::byte*>(view->buf), static_cast<size_t>(view->len));
+  kept.push_back(std::shared_ptr<Py_buffer>(view.release(), [](Py_buffer* held) {
+    PyBuffer_Release(held);
+    delete held;
+  }));
+  return memory;
+}
+
+nb::list list_of(nb::handle object) {
+  if (PyList_Check(object.ptr()) != 0) return nb::borrow<nb::list>(object);
+  return nb::steal<nb::list>(PySequence_List(object.ptr()));
+}
+
+nb::tuple completion_of(const Batch& batch) {
+  nb::object found = nb::none();
+  if (batch.kind != BatchKind::set) {
+    nb::list bools;
+    for (size_t i = 0; i < batch.keys.size(); ++i)
+      bools.append(i < batch.found.size() && batch.found[i] != 0);
+    found = bools;
+  }
+  return nb::make_tuple(batch.id, batch.ok, batch.error, found);
+}
+
+}  // namespace
+
+LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, uint32_t lengths_max) : pool_(std::move(pool)) {
+  if (lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
+  consumer_ = open_consumer(*pool_, "lmcache", 0);
+  worker_ = std::make_unique<Worker>(pool_->get(), consumer_, lengths_max);
+}
+
+LMCacheAdapter::~LMCacheAdapter() {
+  try {
+    close(destructor_timeout_s);
+  } catch (const std::exception&) {
+    // A device that does not let go keeps what it may still write to.
+    (void)worker_.release();
+  }
+}
+
+uint64_t LMCacheAdapter::submit(BatchKind kind, nb::handle keys, nb::handle values) {
+  if (closing_) throw PoolError(KVPOOL_CLOSED, "the adapter is closed");
+  auto batch = std::make_unique<Batch>();
+  batch->kind = kind;
+  const nb::list all_keys = list_of(keys);
+  batch->keys.reserve(all_keys.size());
+  for (size_t i = 0; i < all_keys.size(); ++i) {
+    batch->keys.push_back(key_of(PyList_GetItem(all_keys.ptr(), static_cast<Py_ssize_t>(i))));
+  }
+  if (batch->moves_data()) {
+    const nb::list all_values = list_of(values);
+    if (all_values.size() != all_keys.size()) {
+      throw PoolError(KVPOOL_INVALID_ARGUMENT, "there are " + std::to_string(all_keys.size()) + " keys and " +
+                                                   std::to_string(all_values.size()) + " values");
+    }
+    batch->values.reserve(all_values.size());
+    batch->kept.reserve(all_values.size());
+    for (size_t i = 0; i < all_values.size(); ++i) {
+      PyObject* value = PyList_GetItem(all_values.ptr(), static_cast<Py_ssize_t>(i));
+      batch->values.push_back(memory_of(value, kind == BatchKind::get, batch->kept));
+    }
+  }
+  const uint64_t id = ++last_id_;
+  batch->id = id;
+  if (!worker_->submit(batch)) {
+    batch->fail("too many batches are under way");
+    worker_->done(std::move(batch));
+  }
+  return id;
+}
+
+nb::list LMCacheAdapter::drain_completions() {
+  nb::list completions;
+  for (std::unique_ptr<Batch>& batch : worker_->take_done()) {
+    batch->kept.clear();
+    completions.append(completion_of(*batch));
+  }
+  return completions;
+}
+
+void LMCacheAdapter::close(double timeout_s) {
+  closing_ = true;
+  if (consumer_ != nullptr) {
+    kvpool_error error{};
+    kvpool_status status = KVPOOL_OK;
+    {
+      const nb::gil_scoped_release released;
+      worker_->stop();
+      status = kvpool_consumer_close(consumer_, microseconds(timeout_s), &error);
+    }
+    check(status, error);
+    consumer_ = nullptr;
+    worker_->fail_all("the adapter was closed");
+  }
+  pool_->close(timeout_s);
+}
+
+void bind_lmcache(nb::module_& module) {
+  nb::class_<LMCacheAdapter>(module, "LMCacheAdapter", nb::dynamic_attr())
+      .def(nb::init<std::shared_ptr<Pool>, uint32_t>(), "pool"_a, "lengths_max"_a)
+      .def("event_fd", &LMCacheAdapter::event_fd)
+      .def(
+          "submit_batch_set",
+          [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
+            return adapter.submit(BatchKind::set, keys, values);
+          },
+          "keys"_a, "values"_a)
+      .def(
+          "submit_batch_get",
+          [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
+            return adapter.submit(BatchKind::get, keys, values);
+          },
+          "keys"_a, "values"_a)
+      .def(
+          "submit_batch_exists",
+          [](LMCacheAdapter& adapter, nb::handle keys) {
+            return adapter.submit(BatchKind::exists, keys, nb::handle());
+          },
+          "keys"_a)
+      .def(
+          "submit_batch_delete",
+          [](LMCacheAdapter& adapter, nb::handle keys) {
+            return adapter.submit(BatchKind::remove, keys, nb::handle());
+          },
+          "keys"_a)
+      .def("drain_completions", &LMCacheAdapter::drain_completions)
+      .def("close", &LMCacheAdapter::close, "timeout_s"_a = 60.0);
+}
+
+}  // namespace kvpool::python

@@ -1,0 +1,48 @@
+// LMCacheAdapter: what LMCache's native_plugin calls. It only turns Python's lists into batches and back; the
+// work is the worker's (lmcache_worker.h).
+//
+// Thread: any that holds the GIL, several at a time; close() lets go of it while it waits, and is called once
+// nobody submits any more. The values' memory is held until its batch is taken by drain_completions().
+// Failure: PoolError for a wrong call, and for a pool that does not close; what comes of a batch is in its
+// completion.
+
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <memory>
+#include <vector>
+
+#include "lmcache_batch.h"
+#include "lmcache_worker.h"
+#include "pool.h"
+
+namespace kvpool::python {
+
+class LMCacheAdapter {
+ public:
+  // The pool is closed with the adapter.
+  LMCacheAdapter(std::shared_ptr<Pool> pool, uint32_t lengths_max);
+  ~LMCacheAdapter();
+  LMCacheAdapter(const LMCacheAdapter&) = delete;
+  LMCacheAdapter& operator=(const LMCacheAdapter&) = delete;
+
+  // The same number after close().
+  [[nodiscard]] int event_fd() const { return worker_->event_fd(); }
+  [[nodiscard]] uint64_t submit(BatchKind kind, nanobind::handle keys, nanobind::handle values);
+  // [(id, ok, error, [bool] or None)]
+  [[nodiscard]] nanobind::list drain_completions();
+  // What is under way ends as failed. TIMED_OUT: a device still holds values; it may be called again.
+  void close(double timeout_s);
+
+ private:
+  std::shared_ptr<Pool> pool_;
+  kvpool_consumer* consumer_ = nullptr;
+  std::unique_ptr<Worker> worker_;
+  uint64_t last_id_ = 0;
+  bool closing_ = false;
+};
+
+void bind_lmcache(nanobind::module_& module);
+
+}  // namespace kvpool::python

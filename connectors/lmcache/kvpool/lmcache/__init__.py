@@ -1,0 +1,26 @@
+"""A kvpool as second level of LMCache: its `native_plugin` adapter. docs/lmcache.md says how it is set up."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from kvpool._native import LMCacheAdapter
+from kvpool.pool import Pool
+
+LENGTHS_MAX = 64
+
+
+class Adapter(LMCacheAdapter):
+    """What LMCache loads by `"module_path": "kvpool.lmcache", "class_name": "Adapter"`; `adapter_params` are
+    the arguments.
+
+    config       the path of a kvpool.toml, or the same as a dict
+    lengths_max  values may have that many different lengths; those of further ones are not stored
+
+    Opens the pool, which it alone uses and which goes with it. Any thread may submit, and one may drain.
+    Raises a KVPoolError for a configuration that cannot be.
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any], lengths_max: int = LENGTHS_MAX):
+        self.pool = Pool(config)
+        super().__init__(self.pool._native, lengths_max)
