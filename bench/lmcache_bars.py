@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""What LMCache reaches on a file through kvpool, as ratios against fio and LMCache's own adapters in the same run.
+
+    bench/lmcache_bars.py --path FOLDER [--runs 5] [--kib 1024,4096] [--adapters kvpool,raw_block,fs_native]
+
+`lmcache bench l2` stores and loads values, 16 submissions in flight, around the page cache; fio (io_uring, O_DIRECT,
+1 MiB, queue depth 32, huge pages) writes as many bytes and reads them again. All of them take turns, and a ratio is to
+fio's figure of the same turn: a disk's own noise can be twofold within minutes. Every key must have been stored and
+loaded, and what comes back in kvpool's first turn is compared.
+
+With --memory, kvpool's pool is of memory, and the reference is what `kvpool probe` copies to and from it.
+
+Needs lmcache with the adapters that are asked for, fio, 12 GiB of disk in FOLDER, 3 GiB of memory; removes its files.
+fio takes huge pages where the machine has free ones, else transparent ones. Exit status: 0 measured, whatever the
+figures; 1 a key was not stored or loaded, or came back wrong; 2 something could not run.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+IN_FLIGHT = 16
+ROUNDS = 6
+ROUND_BYTES = 256 << 20
+POOL_BYTES = 4 << 30
+HEADER_BYTES = 4096  # of a raw_block slot
+METADATA_BYTES = 256 << 20
+
+
+class Failed(Exception):
+    pass
+
+
+class Wrong(Exception):
+    pass
+
+
+def run(command, **more):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def free_huge_pages():
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("HugePages_Free"))
+
+
+class Bench:
+    def __init__(self, folder, kvpool, lmcache):
+        self.folder = folder
+        self.kvpool = kvpool
+        self.lmcache = lmcache
+        self.iomem = "shmhuge" if free_huge_pages() >= 33 else "malloc"
+
+    def fio(self, direction):
+        """Bytes a second."""
+        command = ["fio", "--name=reference", f"--filename={self.folder / 'fio'}", f"--size={ROUNDS * ROUND_BYTES}",
+                   "--bs=1m", "--direct=1", "--ioengine=io_uring", "--iodepth=32", f"--iomem={self.iomem}",
+                   f"--rw={direction}", "--output-format=json"]
+        environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        return json.loads(run(command, env=environment))["jobs"][0][direction]["bw_bytes"]
+
+    def reference(self):
+        return {"store": self.fio("write"), "load": self.fio("read")}
+
+    def memory_reference(self):
+        out = run([self.kvpool, "probe", "--device", f"memory,size={POOL_BYTES}", "--seconds", "2", "--no-sweep", "--json"])
+        device = json.loads(out)["devices"][0]
+        return {"store": device["write_bytes_per_second"], "load": device["read_bytes_per_second"]}
+
+    def adapter(self, name, value_bytes):
+        file = str(self.folder / name)
+        if name == "kvpool":
+            return self.plugin({"kind": "file", "path": file, "size": POOL_BYTES})
+        if name == "memory":
+            return self.plugin({"kind": "memory", "size": POOL_BYTES})
+        if name == "raw_block":
+            with open(file, "wb") as made:
+                os.posix_fallocate(made.fileno(), 0, POOL_BYTES)
+            return {"type": "raw_block", "device_path": file, "slot_bytes": value_bytes + HEADER_BYTES,
+                    "capacity_bytes": POOL_BYTES, "io_engine": "io_uring", "iouring_queue_depth": 32}
+        if name == "fs_native":
+            os.mkdir(file)
+            return {"type": "fs_native", "base_path": file, "num_workers": 32, "use_odirect": True}
+        raise Failed(f"there is no adapter {name!r}; known are kvpool, raw_block, fs_native")
+
+    @staticmethod
+    def plugin(device):
+        return {"type": "native_plugin", "module_path": "kvpool.lmcache", "class_name": "Adapter",
+                "adapter_params": {"config": {"pool": {"buffers": 0}, "device": [device]}}}
+
+    def measure(self, name, kib, verify):
+        """{"store": bytes a second, "load": the same}"""
+        spec = json.dumps(self.adapter(name, kib << 10))
+        report = self.folder / "report.json"
+        keys = ROUND_BYTES // IN_FLIGHT // (kib << 10)
+        try:
+            run([self.lmcache, "bench", "l2", "--l2-adapter", spec, "--num-keys", str(keys), "--in-flight", str(IN_FLIGHT),
+                 "--data-size-kb", str(kib), "--l1-align-bytes", "4096", "--rounds", str(ROUNDS), "--warmup-rounds", "0",
+                 "--no-skip-verify" if verify else "--skip-verify", "--format", "json", "--output", str(report)])
+            sections = json.loads(report.read_text())["metrics"].values()
+        finally:
+            file = self.folder / name
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+        figures = {}
+        for section in sections:
+            operation = section.get("operation", "").lower()
+            if operation not in ("store", "load"):
+                continue
+            if section["total_success"] != section["total_keys"] or section["rounds_timed_out"] > 0:
+                raise Wrong(f"{name}: {section['total_success']} of {section['total_keys']} keys, {operation}")
+            figures[operation] = section["throughput_avg_mbps"] * (1 << 20)
+        return figures
+
+
+def spread(values):
+    return f"{statistics.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]"
+
+
+def report(kib, references, measured):
+    for operation in ("store", "load"):
+        of_reference = [figures[operation] for figures in references]
+        print(f"{kib:5} KiB {operation:5}  reference {statistics.median(of_reference) / 1e9:.2f} GB/s")
+        for name, runs in measured.items():
+            figures = [figure[operation] for figure in runs]
+            ratios = [figure / reference for figure, reference in zip(figures, of_reference)]
+            print(f"  {name:10} {statistics.median(figures) / 1e9:6.2f} GB/s, of the reference {spread(ratios)}")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=pathlib.Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--kib", default="1024,4096")
+    parser.add_argument("--adapters", default="kvpool,raw_block,fs_native")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--kvpool", default="kvpool", help="the command")
+    parser.add_argument("--lmcache", default="lmcache", help="the command")
+    options = parser.parse_args()
+    names = ["memory"] if options.memory else options.adapters.split(",")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="lmcache-bars-", dir=options.path))
+    bench = Bench(folder, options.kvpool, options.lmcache)
+    print(f"fio's memory: {'huge pages' if bench.iomem == 'shmhuge' else 'transparent huge pages'}")
+    try:
+        for kib in map(int, options.kib.split(",")):
+            references, measured = [], {name: [] for name in names}
+            for turn in range(options.runs):
+                references.append(bench.memory_reference() if options.memory else bench.reference())
+                for name in names:
+                    verify = turn == 0 and name in ("kvpool", "memory")
+                    measured[name].append(bench.measure(name, kib, verify))
+            report(kib, references, measured)
+    except Wrong as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    except (Failed, OSError) as failure:
+        print(failure, file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
