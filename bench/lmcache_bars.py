@@ -6,7 +6,8 @@
 `lmcache bench l2` stores and loads values, 16 submissions in flight, around the page cache; fio (io_uring, O_DIRECT,
 1 MiB, queue depth 32, huge pages) writes as many bytes and reads them again. All of them take turns, and a ratio is to
 fio's figure of the same turn: a disk's own noise can be twofold within minutes. Every key must have been stored and
-loaded, and what comes back in kvpool's first turn is compared.
+loaded, and what comes back in kvpool's first turn is compared. The first round, in which memory is new to everybody,
+is not counted.
 
 With --memory, kvpool's pool is of memory, and the reference is what `kvpool probe` copies to and from it.
 
@@ -104,7 +105,7 @@ class Bench:
         keys = ROUND_BYTES // IN_FLIGHT // (kib << 10)
         try:
             run([self.lmcache, "bench", "l2", "--l2-adapter", spec, "--num-keys", str(keys), "--in-flight", str(IN_FLIGHT),
-                 "--data-size-kb", str(kib), "--l1-align-bytes", "4096", "--rounds", str(ROUNDS), "--warmup-rounds", "0",
+                 "--data-size-kb", str(kib), "--l1-align-bytes", "4096", "--rounds", str(ROUNDS), "--warmup-rounds", "1",
                  "--no-skip-verify" if verify else "--skip-verify", "--format", "json", "--output", str(report)])
             sections = json.loads(report.read_text())["metrics"].values()
         finally:

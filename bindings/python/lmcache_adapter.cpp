@@ -72,10 +72,11 @@ nb::tuple completion_of(const Batch& batch) {
 
 }  // namespace
 
-LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, uint32_t lengths_max) : pool_(std::move(pool)) {
-  if (lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
+LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const WorkerOptions& options)
+    : pool_(std::move(pool)) {
+  if (options.lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
   consumer_ = open_consumer(*pool_, "lmcache", 0);
-  worker_ = std::make_unique<Worker>(pool_->get(), consumer_, lengths_max);
+  worker_ = std::make_unique<Worker>(pool_->get(), consumer_, options);
 }
 
 LMCacheAdapter::~LMCacheAdapter() {
@@ -146,7 +147,13 @@ void LMCacheAdapter::close(double timeout_s) {
 
 void bind_lmcache(nb::module_& module) {
   nb::class_<LMCacheAdapter>(module, "LMCacheAdapter", nb::dynamic_attr())
-      .def(nb::init<std::shared_ptr<Pool>, uint32_t>(), "pool"_a, "lengths_max"_a)
+      .def(
+          "__init__",
+          [](LMCacheAdapter* adapter, std::shared_ptr<Pool> pool, uint32_t lengths_max, bool huge_pages) {
+            new (adapter)
+                LMCacheAdapter(std::move(pool), {.lengths_max = lengths_max, .huge_pages = huge_pages});
+          },
+          "pool"_a, "lengths_max"_a, "huge_pages"_a)
       .def("event_fd", &LMCacheAdapter::event_fd)
       .def(
           "submit_batch_set",

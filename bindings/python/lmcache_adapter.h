@@ -22,7 +22,7 @@ namespace kvpool::python {
 class LMCacheAdapter {
  public:
   // The pool is closed with the adapter.
-  LMCacheAdapter(std::shared_ptr<Pool> pool, uint32_t lengths_max);
+  LMCacheAdapter(std::shared_ptr<Pool> pool, const WorkerOptions& options);
   ~LMCacheAdapter();
   LMCacheAdapter(const LMCacheAdapter&) = delete;
   LMCacheAdapter& operator=(const LMCacheAdapter&) = delete;

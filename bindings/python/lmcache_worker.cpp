@@ -43,9 +43,10 @@ void reset(int fd) {
 
 }  // namespace
 
-Worker::Worker(kvpool_pool* pool, kvpool_consumer* consumer, uint32_t lengths_max)
+Worker::Worker(kvpool_pool* pool, kvpool_consumer* consumer, const WorkerOptions& options)
     : consumer_(consumer),
-      lengths_(pool, lengths_max),
+      lengths_(pool, options.lengths_max),
+      huge_pages_(options.huge_pages),
       tasks_(data_tasks_most + key_tasks_max),
       data_tasks_max_(data_tasks_most),
       wake_fd_(make_eventfd()),
@@ -218,9 +219,14 @@ bool Worker::take_completions() {
 
 bool Worker::start_tasks() {
   bool worked = false;
-  while (key_tasks_ < key_tasks_max && start_from(key_turns_)) worked = true;
+  for (; key_tasks_ < key_tasks_max && !key_turns_.empty(); worked = true) start_from(key_turns_);
   worked |= retry_waiting();
-  while (waiting_.empty() && data_tasks_ < data_tasks_max_ && start_from(data_turns_)) worked = true;
+  bool slow = false;
+  for (; waiting_.empty() && data_tasks_ < data_tasks_max_ && !data_turns_.empty() && !slow; worked = true) {
+    // One at a time: lookups do not wait for more of them.
+    slow = use_huge_pages(*data_turns_.front());
+    start_from(data_turns_);
+  }
   return worked;
 }
 
@@ -234,8 +240,7 @@ bool Worker::retry_waiting() {
 }
 
 // The batch whose turn it is gets one task, and the next turn is another's.
-bool Worker::start_from(std::deque<Batch*>& turns) {
-  if (turns.empty()) return false;
+void Worker::start_from(std::deque<Batch*>& turns) {
   Batch& batch = *turns.front();
   turns.pop_front();
   Task& task = tasks_[free_tasks_.back()];
@@ -243,20 +248,33 @@ bool Worker::start_from(std::deque<Batch*>& turns) {
   begin(task, batch);
   if (!batch.started()) turns.push_back(&batch);
   proceed(task);
-  return true;
+}
+
+uint32_t Worker::next_end(const Batch& batch) {
+  const Batch::Group& group = batch.groups[batch.group];
+  uint32_t most = batch.kind == BatchKind::exists ? keys_a_lookup : keys_a_removal;
+  if (batch.moves_data()) most = std::max(1U, segments_a_task / group.length->segments);
+  return std::min(group.end, batch.next + most);
+}
+
+// For the values of its next task. Whether that took long.
+bool Worker::use_huge_pages(const Batch& batch) {
+  task_values_.clear();
+  for (uint32_t i = batch.next; i < next_end(batch); ++i)
+    task_values_.push_back(batch.values[batch.order[i]]);
+  return huge_pages_.use_for(task_values_);
 }
 
 void Worker::begin(Task& task, Batch& batch) {
   const Batch::Group& group = batch.groups[batch.group];
-  uint32_t most = batch.kind == BatchKind::exists ? keys_a_lookup : keys_a_removal;
-  if (batch.moves_data()) most = std::max(1U, segments_a_task / group.length->segments);
+  const uint32_t end = next_end(batch);
   const auto lengths = static_cast<uint32_t>(lengths_.size());
   task = {.batch = &batch,
           .group = &group,
           .first = batch.next,
-          .end = std::min(group.end, batch.next + most),
+          .end = end,
           .at = batch.next,
-          .most = most,
+          .most = end - batch.next,
           .lengths = lengths,
           .length = batch.kind == BatchKind::exists && likely_ < lengths ? likely_ : 0};
   ++batch.tasks;

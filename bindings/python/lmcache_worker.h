@@ -18,21 +18,28 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "huge_pages.h"
 #include "kvpool/kvpool.h"
 #include "lmcache_batch.h"
 #include "lmcache_lengths.h"
 
 namespace kvpool::python {
 
+struct WorkerOptions {
+  uint32_t lengths_max = 64;
+  bool huge_pages = true;  // for the values' memory
+};
+
 class Worker {
  public:
   // Neither is owned, and both outlive it.
-  Worker(kvpool_pool* pool, kvpool_consumer* consumer, uint32_t lengths_max);
+  Worker(kvpool_pool* pool, kvpool_consumer* consumer, const WorkerOptions& options);
   ~Worker();
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -75,7 +82,9 @@ class Worker {
   [[nodiscard]] bool take_completions();
   [[nodiscard]] bool start_tasks();
   [[nodiscard]] bool retry_waiting();
-  [[nodiscard]] bool start_from(std::deque<Batch*>& turns);
+  void start_from(std::deque<Batch*>& turns);
+  [[nodiscard]] static uint32_t next_end(const Batch& batch);
+  [[nodiscard]] bool use_huge_pages(const Batch& batch);
   void accept(std::unique_ptr<Batch> batch);
   void order_by_length(Batch& batch);
   void add_group(Batch& batch, uint32_t begin, uint32_t end);
@@ -101,6 +110,8 @@ class Worker {
 
   kvpool_consumer* consumer_;
   Lengths lengths_;
+  HugePages huge_pages_;
+  std::vector<std::span<std::byte>> task_values_;  // scratch
   std::vector<Task> tasks_;
   std::vector<uint32_t> free_tasks_;
   std::unordered_map<uint64_t, std::unique_ptr<Batch>> under_way_;  // by id

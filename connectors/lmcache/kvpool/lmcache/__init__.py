@@ -16,11 +16,17 @@ class Adapter(LMCacheAdapter):
 
     config       the path of a kvpool.toml, or the same as a dict
     lengths_max  values may have that many different lengths; those of further ones are not stored
+    huge_pages   whether LMCache's buffers are turned into huge pages where the kernel can: drives are faster so
 
     Opens the pool, which it alone uses and which goes with it. Any thread may submit, and one may drain.
     Raises a KVPoolError for a configuration that cannot be.
     """
 
-    def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any], lengths_max: int = LENGTHS_MAX):
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Mapping[str, Any],
+        lengths_max: int = LENGTHS_MAX,
+        huge_pages: bool = True,
+    ):
         self.pool = Pool(config)
-        super().__init__(self.pool._native, lengths_max)
+        super().__init__(self.pool._native, lengths_max, huge_pages)
