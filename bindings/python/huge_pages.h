@@ -20,7 +20,7 @@ class HugePages {
  public:
   explicit HugePages(bool wanted) : wanted_(wanted) {}
   // Takes some tenths of a millisecond for each huge page that is new, and some milliseconds for each call:
-  // best called with some megabytes side by side. Whether any was new.
+  // best called with some megabytes side by side. Small parts are left alone. Whether any was new.
   bool use_for(std::span<const std::span<std::byte>> memory);
 
  private:

@@ -146,7 +146,7 @@ void LMCacheAdapter::close(double timeout_s) {
 }
 
 void bind_lmcache(nb::module_& module) {
-  nb::class_<LMCacheAdapter>(module, "LMCacheAdapter", nb::dynamic_attr())
+  nb::class_<LMCacheAdapter>(module, "LMCacheAdapter")
       .def(
           "__init__",
           [](LMCacheAdapter* adapter, std::shared_ptr<Pool> pool, uint32_t lengths_max, bool huge_pages) {
