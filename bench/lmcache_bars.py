@@ -2,14 +2,15 @@
 """What LMCache reaches on a file through kvpool, as ratios against fio and LMCache's own adapters in the same run.
 
     bench/lmcache_bars.py --path FOLDER [--runs 5] [--kib 1024,4096] [--adapters kvpool,raw_block,fs_native]
+    bench/lmcache_bars.py --path FOLDER --memory
 
 `lmcache bench l2` stores and loads values, 16 submissions in flight, around the page cache; fio (io_uring, O_DIRECT,
 1 MiB, queue depth 32, huge pages) writes as many bytes and reads them again. All of them take turns, and a ratio is to
 fio's figure of the same turn: a disk's own noise can be twofold within minutes. Every key must have been stored and
-loaded, and what comes back in kvpool's first turn is compared. The first round, in which memory is new to everybody,
-is not counted.
+loaded. Not counted are the first turn, in which files are new to the file system (fs_native's are in every turn) and
+what comes back from kvpool is compared, and the first round of each run, in which memory is new.
 
-With --memory, kvpool's pool is of memory, and the reference is what `kvpool probe` copies to and from it.
+With --memory kvpool's pool is of memory, and the reference is a copy of as many bytes by one thread.
 
 Needs lmcache with the adapters that are asked for, fio, 12 GiB of disk in FOLDER, 3 GiB of memory; removes its files.
 fio takes huge pages where the machine has free ones, else transparent ones. Exit status: 0 measured, whatever the
@@ -25,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 IN_FLIGHT = 16
 ROUNDS = 6
@@ -55,9 +57,8 @@ def free_huge_pages():
 
 
 class Bench:
-    def __init__(self, folder, kvpool, lmcache):
+    def __init__(self, folder, lmcache):
         self.folder = folder
-        self.kvpool = kvpool
         self.lmcache = lmcache
         self.iomem = "shmhuge" if free_huge_pages() >= 33 else "malloc"
 
@@ -73,9 +74,14 @@ class Bench:
         return {"store": self.fio("write"), "load": self.fio("read")}
 
     def memory_reference(self):
-        out = run([self.kvpool, "probe", "--device", f"memory,size={POOL_BYTES}", "--seconds", "2", "--no-sweep", "--json"])
-        device = json.loads(out)["devices"][0]
-        return {"store": device["write_bytes_per_second"], "load": device["read_bytes_per_second"]}
+        """A plain copy by one thread, both buffers in use for a while."""
+        source, target = bytearray(ROUND_BYTES), memoryview(bytearray(ROUND_BYTES))
+        seconds = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            target[:] = source
+            seconds.append(time.perf_counter() - start)
+        return dict.fromkeys(("store", "load"), ROUND_BYTES / statistics.mean(seconds[1:]))
 
     def adapter(self, name, value_bytes):
         file = str(self.folder / name)
@@ -84,10 +90,10 @@ class Bench:
         if name == "memory":
             return self.plugin({"kind": "memory", "size": POOL_BYTES})
         if name == "raw_block":
-            with open(file, "wb") as made:
+            with open(file, "ab") as made:
                 os.posix_fallocate(made.fileno(), 0, POOL_BYTES)
             return {"type": "raw_block", "device_path": file, "slot_bytes": value_bytes + HEADER_BYTES,
-                    "capacity_bytes": POOL_BYTES, "io_engine": "io_uring", "iouring_queue_depth": 32}
+                    "capacity_bytes": POOL_BYTES, "load_checkpoint_on_init": False, "io_engine": "io_uring", "iouring_queue_depth": 32}
         if name == "fs_native":
             os.mkdir(file)
             return {"type": "fs_native", "base_path": file, "num_workers": 32, "use_odirect": True}
@@ -109,8 +115,8 @@ class Bench:
                  "--no-skip-verify" if verify else "--skip-verify", "--format", "json", "--output", str(report)])
             sections = json.loads(report.read_text())["metrics"].values()
         finally:
-            file = self.folder / name
-            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+            if (self.folder / name).is_dir():
+                shutil.rmtree(self.folder / name)
         figures = {}
         for section in sections:
             operation = section.get("operation", "").lower()
@@ -144,22 +150,21 @@ def main():
     parser.add_argument("--kib", default="1024,4096")
     parser.add_argument("--adapters", default="kvpool,raw_block,fs_native")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--kvpool", default="kvpool", help="the command")
     parser.add_argument("--lmcache", default="lmcache", help="the command")
     options = parser.parse_args()
     names = ["memory"] if options.memory else options.adapters.split(",")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="lmcache-bars-", dir=options.path))
-    bench = Bench(folder, options.kvpool, options.lmcache)
-    print(f"fio's memory: {'huge pages' if bench.iomem == 'shmhuge' else 'transparent huge pages'}")
+    bench = Bench(folder, options.lmcache)
+    if not options.memory:
+        print(f"fio's memory: {'huge pages' if bench.iomem == 'shmhuge' else 'transparent huge pages'}")
     try:
         for kib in map(int, options.kib.split(",")):
             references, measured = [], {name: [] for name in names}
-            for turn in range(options.runs):
+            for turn in range(options.runs + 1):
                 references.append(bench.memory_reference() if options.memory else bench.reference())
                 for name in names:
-                    verify = turn == 0 and name in ("kvpool", "memory")
-                    measured[name].append(bench.measure(name, kib, verify))
-            report(kib, references, measured)
+                    measured[name].append(bench.measure(name, kib, turn == 0 and name in ("kvpool", "memory")))
+            report(kib, references[1:], {name: figures[1:] for name, figures in measured.items()})
     except Wrong as wrong:
         print(wrong, file=sys.stderr)
         return 1
