@@ -50,7 +50,7 @@ bool PageMover::take_orders() {
       if (closing || std::ranges::find(cancels, job->id) != cancels.end()) {
         job->cancelled = true;
         stop(*job);
-      } else if (job->has_deadline && job->wants_more() && Clock::now() >= job->deadline) {
+      } else if (job->is_load && job->wants_more() && Clock::now() >= job->deadline) {
         stop(*job);
       }
     }
@@ -60,6 +60,7 @@ bool PageMover::take_orders() {
 
 void PageMover::stop(Job& job) {
   if (!job.stopped) job.good = std::min(job.good, job.started);
+  for (const Job::Range& range : job.again) job.good = std::min(job.good, range.first);
   job.stopped = true;
   if (!job.cancelled) return;
   job.good = 0;
@@ -88,7 +89,7 @@ void PageMover::look_at_progress() {
       unit->cancel_wanted = false;
     }
     if (unit->job->is_load && !unit->job->cancelled) {
-      scatter_to(*unit, kvpool_progress(consumer_, unit->ticket), unit->count);
+      scatter_to(*unit, *unit->job, kvpool_progress(consumer_, unit->ticket), unit->count);
     }
   }
 }
@@ -125,8 +126,10 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   const auto room = static_cast<uint32_t>(free_slots_.size() - slots_kept);
   Unit& unit = *units_[free_units_.back()];
   unit.job = &job;
-  unit.first = job.started;
-  unit.count = std::min({unit_blocks_, room, job.blocks - job.started});
+  const Job::Range next =
+      job.again.empty() ? Job::Range{job.started, job.blocks - job.started} : job.again.back();
+  unit.first = next.first;
+  unit.count = std::min({unit_blocks_, room, next.count});
   unit.scattered = 0;
   unit.has_result = unit.cancel_wanted = false;
   unit.slots.assign(free_slots_.end() - unit.count, free_slots_.end());
@@ -138,8 +141,13 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   }
   free_slots_.resize(free_slots_.size() - unit.count);
   free_units_.pop_back();
-  job.started += unit.count;
   ++job.units_out;
+  if (job.again.empty()) {
+    job.started += unit.count;
+  } else {
+    job.again.back() = {next.first + unit.count, next.count - unit.count};
+    if (job.again.back().count == 0) job.again.pop_back();
+  }
   return true;
 }
 
@@ -160,7 +168,7 @@ kvpool_status PageMover::send(Unit& unit) {
   if (job.is_load) {
     request.pin = job.pin;
     request.block_first = job.block_first + unit.first;
-    if (job.has_deadline) {
+    if (job.timeout_given) {
       const auto left = std::chrono::duration_cast<std::chrono::microseconds>(job.deadline - Clock::now());
       request.timeout_us = static_cast<uint64_t>(std::max<int64_t>(left.count(), 1));
     }
@@ -171,7 +179,7 @@ kvpool_status PageMover::send(Unit& unit) {
   request.parent = unit.first > 0 ? job.keys[unit.first - 1] : job.parent;
   std::copy_n(job.keys.begin() + unit.first, unit.count, unit.keys);
   for (uint32_t block = 0; block < unit.count; ++block) {
-    for (uint32_t segment = 0; segment < segments; ++segment) copy(unit, segment, block);
+    for (uint32_t segment = 0; segment < segments; ++segment) copy(unit, job, segment, block);
   }
   return kvpool_store(consumer_, &request, &unit.ticket);
 }
@@ -180,8 +188,7 @@ std::byte* PageMover::place(const Unit& unit, uint32_t block, uint32_t segment) 
   return slots_ + unit.slots[block] * slot_bytes_ + segment_offset_[segment];
 }
 
-void PageMover::copy(const Unit& unit, uint32_t segment, uint32_t block) const {
-  const Job& job = *unit.job;
+void PageMover::copy(const Unit& unit, const Job& job, uint32_t segment, uint32_t block) const {
   const size_t first = size_t{unit.first + block} * block_pages_ + first_page_[segment];
   const std::span pages(&job.pages[first], page_count_[segment]);
   if (job.is_load) {
@@ -191,9 +198,9 @@ void PageMover::copy(const Unit& unit, uint32_t segment, uint32_t block) const {
   }
 }
 
-void PageMover::scatter_to(Unit& unit, uint32_t segments, uint32_t blocks) {
+void PageMover::scatter_to(Unit& unit, const Job& job, uint32_t segments, uint32_t blocks) {
   for (; unit.scattered < segments; ++unit.scattered) {
-    for (uint32_t block = 0; block < blocks; ++block) copy(unit, unit.scattered, block);
+    for (uint32_t block = 0; block < blocks; ++block) copy(unit, job, unit.scattered, block);
   }
 }
 
@@ -201,9 +208,15 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   Job& job = *unit.job;
   const auto segments = static_cast<uint32_t>(options_.layers.size());
   unit.has_result = true;
+  unit.job = nullptr;
+  --job.units_out;
+  if (result.status == KVPOOL_BUSY && job.is_load && !job.stopped) {
+    job.again.push_back({unit.first, unit.count});
+    return;
+  }
   const bool whole = !job.is_load || result.segments == segments;
   const uint32_t good = whole ? std::min(result.blocks, unit.count) : 0;
-  if (job.is_load && !job.cancelled) scatter_to(unit, good > 0 ? segments : 0, good);
+  if (job.is_load && !job.cancelled) scatter_to(unit, job, good > 0 ? segments : 0, good);
   {
     const std::lock_guard lock(mutex_);
     (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += good;
@@ -216,8 +229,7 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
 
 void PageMover::release(Unit& unit) {
   free_slots_.insert(free_slots_.end(), unit.slots.begin(), unit.slots.end());
-  --unit.job->units_out;
-  unit.job = nullptr;
+
   const auto number = std::ranges::find_if(units_, [&](const auto& other) { return other.get() == &unit; });
   free_units_.push_back(static_cast<uint32_t>(number - units_.begin()));
 }

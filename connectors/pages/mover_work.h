@@ -26,17 +26,22 @@ struct PageMover::Job {
   uint32_t block_first = 0;
   uint32_t blocks = 0;
   std::vector<int32_t> pages;
-  bool has_deadline = false;
+  bool timeout_given = false;  // else the deadline is for what has not been started
   std::chrono::steady_clock::time_point deadline;
 
   uint32_t started = 0;  // blocks that units were made of
-  uint32_t good = 0;     // no block from here on will be complete
+  struct Range {
+    uint32_t first = 0;
+    uint32_t count = 0;
+  };
+  std::vector<Range> again;  // of those, what the pool had no room to take on
+  uint32_t good = 0;         // no block from here on will be complete
   uint32_t units_out = 0;
   bool stopped = false;  // no more units
   bool cancelled = false;
   bool gathered = false;  // and told
 
-  [[nodiscard]] bool wants_more() const { return !stopped && started < blocks; }
+  [[nodiscard]] bool wants_more() const { return !stopped && (started < blocks || !again.empty()); }
   [[nodiscard]] bool over() const { return !wants_more() && units_out == 0; }
 };
 

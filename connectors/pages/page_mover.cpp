@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 #include <system_error>
+#include <unordered_set>
 #include <utility>
 
 #include "connectors/pages/mover_work.h"
@@ -148,8 +149,8 @@ kvpool_status PageMover::load(LoadJob job) {
   made->pin = job.pin;
   made->block_first = job.block_first;
   made->pages = std::move(job.pages);
-  made->has_deadline = job.timeout_us > 0;
-  made->deadline = after(job.timeout_us);
+  made->timeout_given = job.timeout_us > 0;
+  made->deadline = after(made->timeout_given ? job.timeout_us : wait_us_max);
   return enqueue(std::move(made));
 }
 
@@ -160,9 +161,9 @@ kvpool_status PageMover::enqueue(std::unique_ptr<Job> job) {
     if (under_way_.size() >= jobs_max || events_.size() + 2 * under_way_.size() + 2 > events_max) {
       return KVPOOL_BUSY;
     }
-    under_way_.insert(job->id);
+    under_way_[job->id] = job->is_load;
     if (!job->is_load) {
-      gathering_.insert(job->id);
+      gathering_[job->id] = job.get();
       for (const int32_t page : job->pages) ++readers_[static_cast<size_t>(page)];
     }
     orders_.push_back(std::move(job));
@@ -198,8 +199,29 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
     return page >= 0 && static_cast<size_t>(page) < readers_.size() &&
            readers_[static_cast<size_t>(page)] > 0;
   };
+  const auto unread = [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); };
+  if (changed_.wait_until(lock, after(std::min(timeout_us, patience_us)), unread)) return true;
+  if (timeout_us <= patience_us) return false;
+  // A cache may forget; who waits for the pages may not.
+  const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
+  for (const auto& [id, job] : gathering_) {
+    if (std::ranges::any_of(job->pages, [&](int32_t page) { return wanted.contains(page); })) {
+      cancels_.push_back(id);
+    }
+  }
+  signal(wake_fd_);
+  return changed_.wait_until(lock, after(timeout_us - patience_us), unread);
+}
+
+bool PageMover::cancel_stores(uint64_t timeout_us) {
+  std::unique_lock lock(mutex_);
+  const auto is_store = [](const auto& job) { return !job.second; };
+  for (const auto& job : under_way_) {
+    if (is_store(job)) cancels_.push_back(job.first);
+  }
+  signal(wake_fd_);
   return changed_.wait_until(lock, after(timeout_us),
-                             [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); });
+                             [&] { return std::ranges::none_of(under_way_, is_store); });
 }
 
 bool PageMover::wait_ended(uint64_t id, uint64_t timeout_us) {

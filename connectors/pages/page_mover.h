@@ -4,11 +4,14 @@
 // time; the loads under way take turns, and go before the stores. Stores of one chain follow each other.
 //
 // Threads: it has one of its own, which alone uses its consumer and copies. All functions below may be called
-// from any thread; none but open(), close() and wait_gathered() blocks.
+// from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.
 // Pages: a store reads its pages until GATHERED, a load writes its pages until LOADED; then they may be
-// reused. Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a
-// geometry with window segments loads all of its blocks or none: fewer would want other pages. Memory:
-// `staging_bytes` of the pool's arena (`buffers`); jobs wait for it in a queue of jobs_max.
+// reused. A device that hangs keeps a unit's memory, and not its job.
+//
+// Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a geometry
+// with window segments loads all of its blocks or none: fewer would want other pages.
+//
+// Memory: `staging_bytes` of the pool's arena (`buffers`); jobs wait for it in a queue of jobs_max.
 
 #pragma once
 
@@ -22,7 +25,7 @@
 #include <span>
 #include <string>
 #include <thread>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 #include "connectors/pages/page_layout.h"
@@ -54,7 +57,7 @@ struct LoadJob {
   uint32_t block_first = 0;
   uint32_t blocks = 0;
   std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
-  uint64_t timeout_us = 0;     // 0: the configuration's deadline
+  uint64_t timeout_us = 0;     // 0: wait_us_max in the queue, then the configuration's deadline
 };
 
 enum class EventKind : uint8_t { gathered, stored, loaded };
@@ -81,6 +84,7 @@ class PageMover {
   ~PageMover();
 
   static constexpr size_t jobs_max = 4096;
+  static constexpr uint64_t wait_us_max = 60'000'000;
   // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there. BUSY: the queue is full.
   [[nodiscard]] kvpool_status store(StoreJob job);
   [[nodiscard]] kvpool_status load(LoadJob job);
@@ -91,8 +95,11 @@ class PageMover {
   // Until that store reads its pages no more; false at the time limit.
   [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
   // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
-  // the last one: no page.
+  // the last one: no page. A store that has not read them within patience_us is cancelled.
+  static constexpr uint64_t patience_us = 100'000;
   [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
+  // Cancels all stores and waits for their end; false at the time limit.
+  [[nodiscard]] bool cancel_stores(uint64_t timeout_us);
   // Until that job has ended (stored or loaded); false at the time limit.
   [[nodiscard]] bool wait_ended(uint64_t id, uint64_t timeout_us);
   [[nodiscard]] MoverStats stats() const;
@@ -120,8 +127,8 @@ class PageMover {
   [[nodiscard]] bool start_unit(Job& job, size_t slots_kept);
   [[nodiscard]] kvpool_status send(Unit& unit);
   [[nodiscard]] bool chain_is_free(const Job& job) const;
-  void copy(const Unit& unit, uint32_t segment, uint32_t block) const;
-  void scatter_to(Unit& unit, uint32_t segments, uint32_t blocks);
+  void copy(const Unit& unit, const Job& job, uint32_t segment, uint32_t block) const;
+  void scatter_to(Unit& unit, const Job& job, uint32_t segments, uint32_t blocks);
   void finish(Unit& unit, const kvpool_completion& result);
   void release(Unit& unit);
   void end_jobs(std::deque<std::unique_ptr<Job>>& jobs);
@@ -158,9 +165,9 @@ class PageMover {
   std::vector<std::unique_ptr<Job>> orders_;
   std::vector<uint64_t> cancels_;
   std::deque<Event> events_;
-  std::unordered_set<uint64_t> gathering_;  // stores that still read their pages
-  std::vector<uint32_t> readers_;           // [pages] stores that still read it
-  std::unordered_set<uint64_t> under_way_;
+  std::unordered_map<uint64_t, const Job*> gathering_;  // stores that still read their pages
+  std::vector<uint32_t> readers_;                       // [pages] stores that still read it
+  std::unordered_map<uint64_t, bool> under_way_;        // whether it is a load
   MoverStats stats_;
   bool closing_ = false;
   bool ended_ = false;  // the thread is about to go

@@ -255,7 +255,7 @@ TEST_F(PageMoverTest, StoresOfAChainFollowEachOther) {
 }
 
 TEST_F(PageMoverTest, APageMayBeReusedWhenNoStoreReadsIt) {
-  start(toml({"file"}, "", "limit_write = \"4MB/s\""));
+  start(toml({"file"}, "", "limit_write = \"20MB/s\""));
   mover_ = nullptr;
   mover_ = open_mover(layers * full_pages * 8192 + (1 << 16));  // a block at a time
   const auto numbers = pages_for(8, 3, false);
@@ -277,6 +277,24 @@ TEST_F(PageMoverTest, APageMayBeReusedWhenNoStoreReadsIt) {
   const auto target = pages_for(8, 7, true);
   EXPECT_EQ(ended(begin_load(pin(1, 8), target), EventKind::loaded), 8U);
   EXPECT_EQ(complete_blocks(target, 1), 8U);
+}
+
+TEST_F(PageMoverTest, WhoWaitsForPagesDoesNotWaitForASlowDrive) {
+  start(toml({"file"}, "", "limit_write = \"1MB/s\""));
+  mover_ = nullptr;
+  mover_ = open_mover(layers * full_pages * 8192 + (1 << 16));
+  const auto begin = std::chrono::steady_clock::now();
+  StoreJob job{.id = 1, .keys = {}, .pages = pages_for(12, 3, false)};
+  for (uint64_t block = 1; block <= 12; ++block) job.keys.push_back(key(block));
+  EXPECT_EQ(mover_->store(job), KVPOOL_OK);
+  EXPECT_TRUE(mover_->wait_unread(job.pages, patience_us));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1)) << "it would take two";
+  EXPECT_EQ(ended(1, EventKind::stored), 0U);
+  // All that is under way can be stopped.
+  job.id = 2;
+  EXPECT_EQ(mover_->store(job), KVPOOL_OK);
+  EXPECT_TRUE(mover_->cancel_stores(patience_us));
+  EXPECT_EQ(ended(2, EventKind::stored), 0U);
 }
 
 TEST_F(PageMoverTest, ALostBlockShortensTheLoad) {
