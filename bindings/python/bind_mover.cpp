@@ -59,8 +59,13 @@ class Mover final : public Closable {
     return made;
   }
   ~Mover() override {
-    const nb::gil_scoped_release let;
-    mover_.reset();
+    const bool idle = mover_ == nullptr || mover_->jobs_under_way() == 0;
+    {
+      const nb::gil_scoped_release let;
+      mover_.reset();
+    }
+    // Its thread may be left behind with work that does not end: then the pool is, too.
+    if (!idle) (void)new std::shared_ptr<Pool>(pool_);
   }
 
   void store(uint64_t id, uint64_t chain, nb::handle keys, const std::optional<nb::bytes>& parent,
@@ -68,42 +73,48 @@ class Mover final : public Closable {
     pages::StoreJob job{.id = id, .chain = chain, .keys = keys_from(keys), .has_parent = parent.has_value()};
     if (parent) job.parent = key_from(*parent);
     job.pages.assign(numbers.data(), numbers.data() + numbers.size());
-    check_sent(get().store(std::move(job)));
+    check_sent(get()->store(std::move(job)));
   }
   void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
             const PageNumbers& numbers, double timeout_s) {
     pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
     job.pages.assign(numbers.data(), numbers.data() + numbers.size());
     job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
-    check_sent(get().load(std::move(job)));
+    check_sent(get()->load(std::move(job)));
     pins_[id] = pin;
   }
-  void cancel(uint64_t id) { get().cancel(id); }
+  void cancel(uint64_t id) { get()->cancel(id); }
   std::vector<std::tuple<uint64_t, int, uint32_t>> events() {
     std::vector<std::tuple<uint64_t, int, uint32_t>> out;
-    for (const pages::Event& event : get().take_events()) {
+    for (const pages::Event& event : get()->take_events()) {
       if (event.kind == pages::EventKind::loaded) pins_.erase(event.id);
       out.emplace_back(event.id, static_cast<int>(event.kind), event.blocks);
     }
     return out;
   }
   bool wait_gathered(uint64_t id, double timeout_s) {
-    pages::PageMover& mover = get();
+    const std::shared_ptr<pages::PageMover> mover = get();
     const nb::gil_scoped_release let;
-    return mover.wait_gathered(id, microseconds(timeout_s));
+    return mover->wait_gathered(id, microseconds(timeout_s));
   }
   bool wait_unread(const PageNumbers& numbers, double timeout_s) {
-    pages::PageMover& mover = get();
+    const std::shared_ptr<pages::PageMover> mover = get();
     const nb::gil_scoped_release let;
-    return mover.wait_unread(std::span(numbers.data(), numbers.size()), microseconds(timeout_s));
+    return mover->wait_unread(std::span(numbers.data(), numbers.size()), microseconds(timeout_s));
+  }
+  bool cancel_stores(double timeout_s) {
+    const std::shared_ptr<pages::PageMover> mover = get();
+    const nb::gil_scoped_release let;
+    return mover->cancel_stores(microseconds(timeout_s));
   }
   bool wait_ended(uint64_t id, double timeout_s) {
-    pages::PageMover& mover = get();
+    const std::shared_ptr<pages::PageMover> mover = get();
     const nb::gil_scoped_release let;
-    return mover.wait_ended(id, microseconds(timeout_s));
+    return mover->wait_ended(id, microseconds(timeout_s));
   }
+  bool busy() { return get()->jobs_under_way() > 0; }
   nb::dict stats() {
-    const pages::MoverStats stats = get().stats();
+    const pages::MoverStats stats = get()->stats();
     nb::dict out;
     out["loaded_blocks"] = stats.loaded_blocks;
     out["loaded_bytes"] = stats.loaded_bytes;
@@ -111,16 +122,17 @@ class Mover final : public Closable {
     out["stored_blocks"] = stats.stored_blocks;
     out["stored_bytes"] = stats.stored_bytes;
     out["failed_stores"] = stats.failed_stores;
-    out["jobs_under_way"] = get().jobs_under_way();
+    out["jobs_under_way"] = get()->jobs_under_way();
     return out;
   }
   void close(double timeout_s) override {
     if (mover_ == nullptr) return;
+    const std::shared_ptr<pages::PageMover> mover = mover_;
     kvpool_error error{};
     kvpool_status status = KVPOOL_OK;
     {
       const nb::gil_scoped_release let;
-      status = mover_->close(microseconds(timeout_s), &error);
+      status = mover->close(microseconds(timeout_s), &error);
     }
     check(status, error);
     pins_.clear();
@@ -143,9 +155,9 @@ class Mover final : public Closable {
       refuse(status, "a job names pages that are not there, or another number of them than its blocks have");
     }
   }
-  pages::PageMover& get() {
+  std::shared_ptr<pages::PageMover> get() {
     if (mover_ == nullptr) refuse(KVPOOL_CLOSED, "the page mover is closed");
-    return *mover_;
+    return mover_;
   }
 
   std::shared_ptr<Pool> pool_;
@@ -169,6 +181,8 @@ void bind_mover(nb::module_& module) {
       .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
       .def("wait_gathered", &Mover::wait_gathered, "id"_a, "timeout_s"_a = -1.0)
       .def("wait_unread", &Mover::wait_unread, "pages"_a, "timeout_s"_a = -1.0)
+      .def("cancel_stores", &Mover::cancel_stores, "timeout_s"_a = -1.0)
+      .def("busy", &Mover::busy)
       .def("wait_ended", &Mover::wait_ended, "id"_a, "timeout_s"_a = -1.0)
       .def("stats", &Mover::stats)
       .def("close", &Mover::close, "timeout_s"_a = -1.0);

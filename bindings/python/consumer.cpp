@@ -86,14 +86,15 @@ Consumer::~Consumer() {
 
 void Consumer::close(double timeout_s) {
   if (consumer_ == nullptr) return;
+  kvpool_consumer* const closing = std::exchange(consumer_, nullptr);  // nobody else uses it from here on
   kvpool_error error{};
   kvpool_status status = KVPOOL_OK;
   {
     const nb::gil_scoped_release released;
-    status = kvpool_consumer_close(consumer_, microseconds(timeout_s), &error);
+    status = kvpool_consumer_close(closing, microseconds(timeout_s), &error);
   }
+  if (status != KVPOOL_OK) consumer_ = closing;
   check(status, error);
-  consumer_ = nullptr;
   // Their buffers are free, and nobody will say more of them.
   for (std::shared_ptr<Request>& slot : under_way_) {
     const std::shared_ptr<Request> request = std::exchange(slot, nullptr);
@@ -171,6 +172,11 @@ bool Consumer::wait(const Request& request, bool released, double timeout_s) {
   for (;;) {
     if (consumer_ != nullptr) poll();
     if (released ? request.released() : request.done()) return true;
+    if (consumer_ == nullptr) {  // another thread is closing it
+      const nb::gil_scoped_release let;
+      ::poll(nullptr, 0, shared_slice_ms);
+      continue;
+    }
     if (timeout_s >= 0 && Clock::now() >= until) return false;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (!arm()) continue;

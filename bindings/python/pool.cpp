@@ -45,22 +45,26 @@ Pool::~Pool() {
 }
 
 void Pool::close(double timeout_s) {
-  if (pool_ == nullptr) return;
-  for (const std::weak_ptr<Closable>& weak : users_) {
+  if (pool_ == nullptr || closing_) return;
+  const std::vector<std::weak_ptr<Closable>> users = users_;  // closing lets others run
+  for (const std::weak_ptr<Closable>& weak : users) {
     if (const auto user = weak.lock()) user->close(timeout_s);
   }
+  if (pool_ == nullptr || closing_) return;
+  closing_ = true;
   kvpool_error error{};
   kvpool_status status = KVPOOL_OK;
   {
     const nb::gil_scoped_release released;
     status = kvpool_close(pool_, microseconds(timeout_s), &error);
   }
+  closing_ = false;
   check(status, error);
   pool_ = nullptr;
 }
 
 kvpool_pool* Pool::get() const {
-  if (pool_ == nullptr) throw PoolError(KVPOOL_CLOSED, "the pool is closed");
+  if (pool_ == nullptr || closing_) throw PoolError(KVPOOL_CLOSED, "the pool is closed");
   return pool_;
 }
 

@@ -62,6 +62,7 @@ class Pool {
 
  private:
   kvpool_pool* pool_ = nullptr;
+  bool closing_ = false;  // one thread is, without the GIL
   std::vector<std::weak_ptr<Closable>> users_;
 };
 

@@ -240,6 +240,7 @@ size_t PageMover::jobs_under_way() const {
 }
 
 kvpool_status PageMover::close(uint64_t timeout_us, kvpool_error* error) {
+  const std::lock_guard one_at_a_time(closing_mutex_);
   const auto until = after(timeout_us);
   if (thread_.joinable()) {
     std::unique_lock lock(mutex_);

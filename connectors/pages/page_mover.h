@@ -170,7 +170,8 @@ class PageMover {
   std::unordered_map<uint64_t, bool> under_way_;        // whether it is a load
   MoverStats stats_;
   bool closing_ = false;
-  bool ended_ = false;  // the thread is about to go
+  bool ended_ = false;        // the thread is about to go
+  std::mutex closing_mutex_;  // of those who close it
   int wake_fd_ = -1;
   std::thread thread_;
 };

@@ -21,6 +21,7 @@ from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
+import kvpool
 from kvpool.vllm import layout, registry
 from kvpool.vllm.scheduler import SchedulerSide
 from kvpool.vllm.settings import Settings
@@ -105,8 +106,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         if _TransferResults is None:
             self._vllm_scheduler = _calling_scheduler()
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
-        several = len(self._layout.groups) > 1
-        return SchedulerSide(engine, self._settings, self._user.pool, several and not engine.requests_may_fail)
+        must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
+        return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first)
 
     def _give_up(self, reason: Exception) -> None:
         log.warning("kvpool: the engine runs without the pool: %s", reason)
@@ -126,7 +127,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._kept = kv_caches  # the mover knows their addresses
         self._worker = WorkerSide(engine)
         registry.publish(self._engine_id, engine)
-        log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool_version(), vllm.__version__,
+        log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool.__version__, vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
@@ -246,18 +247,14 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         return KVPoolPrometheus(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     def shutdown(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.close()
-        if self._worker is not None:
+        scheduler, worker, user = self._scheduler, self._worker, self._user
+        self._scheduler = self._worker = self._user = None
+        if worker is not None:
             registry.forget(self._engine_id)
-            self._worker.close()
-        self._scheduler = self._worker = None
-        if self._user is not None:
-            self._user.close()
-        self._user = None
-
-
-def kvpool_version() -> str:
-    import kvpool
-
-    return kvpool.__version__
+        for side in (scheduler, worker, user):  # a device that hangs keeps none of the others
+            if side is None:
+                continue
+            try:
+                side.close()
+            except kvpool.KVPoolError as error:
+                log.warning("kvpool: %s", error)

@@ -42,6 +42,12 @@ class Layout:
     def pages_of_block(self) -> int:
         return sum(group.pages for group in self.groups)
 
+    @property
+    def fails_by_page(self) -> bool:
+        """Whether vLLM can compute on from the first page that did not come. Behind a window it cannot: the
+        pages before were never allocated."""
+        return len(self.groups) == 1 and not self.groups[0].sliding
+
     def first_page(self, group: Group, block: int) -> int:
         """The index, in the group's list of pages, of a block's first page that is kept."""
         return (block + 1) * (self.block_tokens // group.page_tokens) - group.pages

@@ -18,10 +18,13 @@ from kvpool.vllm.registry import Engine
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.work import Load, Step, Store
 
-log = logging.getLogger("kvpool.vllm")
+log = logging.getLogger("vllm.kvpool")
 
 # Of copies from memory to memory.
 _VERIFIED_TIMEOUT_S = 60.0
+_RESET_TIMEOUT_S = 60.0
+# Of a pool that is as busy for so many looks nothing is expected.
+_BUSY_MAX = 100
 
 
 @dataclass
@@ -37,7 +40,9 @@ class Tracked:
     pin: Any = None
     matched: int = 0
     estimate_s: float = 0.0
-    staged_blocks: int | None = None  # leading ones that are verified in memory, and stay there while pinned
+    staged_first: int = 0
+    staged_blocks: int | None = None  # from staged_first up to here, verified in memory, and there while pinned
+    busy: int = 0  # answers that the pool had no room to give
     offered: tuple[int, int, bool] | None = None  # computed tokens, blocks, is_async: of the last answer
     loading: int = 0  # the job of an asynchronous load
     may_load: bool = True
@@ -47,6 +52,7 @@ class Tracked:
         if self.pin is not None:
             self.pin.release()
         self.pin = self.match = self.staging = self.offered = None
+        self.matched = 0
         self.staged_blocks = None
 
 
@@ -65,6 +71,8 @@ class SchedulerSide:
         self._model = prefill.PrefillModel()
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
         self._last_end = 0.0
+        self._wait_until = 0.0  # in this step; 0: nothing has waited yet
+        self._said = False
         self.matched_tokens = 0
         self.declined_tokens = 0
 
@@ -92,18 +100,19 @@ class SchedulerSide:
             return None, False
         tokens = self._layout.block_tokens
         blocks = min(tracked.matched, (request.num_tokens - 1) // tokens)
-        if blocks * tokens <= computed:
+        if tracked.pin is None or blocks * tokens <= computed:
             return 0, False
         blocks = self._worth(tracked, computed, blocks)
         if blocks * tokens <= computed:
             self.declined_tokens += tracked.matched * tokens - computed
             tracked.drop_pin()
-            tracked.matched = 0
             return 0, False
         load_ms = self._load_s(tracked, computed, blocks) * 1e3
-        synchronous = load_ms <= self._settings.sync_load_budget_ms and self._settings.sync_load_budget_ms > 0
+        # A step waits for such a load, so nothing may be before it; and if it fails, only by pages can that be said.
+        budget_ms = self._settings.sync_load_budget_ms
+        synchronous = 0 < budget_ms >= load_ms and self._layout.fails_by_page and not self._engine.mover.busy()
         if synchronous or self._must_verify_first:
-            if not self._know_staged(tracked):
+            if not self._know_staged(tracked, computed // tokens, blocks):
                 return None, False
             if tracked.staged_blocks < blocks:  # memory has no room for all of it
                 synchronous = False
@@ -119,6 +128,7 @@ class SchedulerSide:
             return
         tracked.loading = 0
         if external == 0:  # the step names its pages
+            tracked.drop_pin()
             return
         tracked.block_ids = [array("i", ids) for ids in block_ids]
         computed, blocks, is_async = tracked.offered
@@ -132,6 +142,7 @@ class SchedulerSide:
             pages=self._load_pages(tracked, first, blocks, computed),
             page_ids=tracked.block_ids[0][first * self._layout.groups[0].pages : blocks * self._layout.groups[0].pages],
             pages_of_block=self._layout.groups[0].pages,
+            pages_computed=computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages,
             is_async=is_async,
             timeout_s=_VERIFIED_TIMEOUT_S if blocks <= (tracked.staged_blocks or 0) else self._settings.load_timeout_s or -1,
         )
@@ -155,6 +166,7 @@ class SchedulerSide:
     def build_step(self, output: Any) -> Step:
         for request_id in output.preempted_req_ids or ():
             self._preempted(request_id)
+        self._wait_until = 0.0
         step, self._step = self._step, Step()
         for load in step.loads:
             step.pages.extend(load.pages)
@@ -173,14 +185,17 @@ class SchedulerSide:
         self._last_end = now
 
     def reset(self) -> None:
-        """Removes whatever this engine has stored or found."""
+        """Removes whatever this engine has stored or found; requests that are there store no more."""
         for tracked in self._tracked.values():
             tracked.drop_pin()
-            tracked.matched = 0
             tracked.stored = 0
+            tracked.may_load = tracked.may_store = False
+        self._step.stores.clear()
+        if not self._engine.mover.cancel_stores(_RESET_TIMEOUT_S):
+            raise RuntimeError("kvpool: stores that were cancelled do not end")
         roots, self._roots = list(self._roots), set()
         for at in range(0, len(roots), 64):
-            self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(60)
+            self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(_RESET_TIMEOUT_S)
 
     def counters(self) -> dict[str, int]:
         return {"matched_tokens": self.matched_tokens, "declined_tokens": self.declined_tokens}
@@ -200,7 +215,8 @@ class SchedulerSide:
             tracked.stored = 0
             return
         try:
-            tracked.match = self._consumer.match(self._engine.namespace, self._layout.keys(hashes, 0, blocks))
+            keys = self._layout.keys(hashes, 0, blocks)
+            tracked.match = self._consumer.match(self._engine.namespace, keys, pin=tracked.may_load)
         except kvpool.Busy:
             tracked.match = None  # the next look tries again
 
@@ -213,29 +229,60 @@ class SchedulerSide:
         if tracked.match is None:
             return tracked.stored is not None
         try:
-            result = tracked.match.result(self._settings.match_wait_ms / 1e3)
+            result = tracked.match.result(self._wait_s())
         except kvpool.TimedOut:
             return False
+        except kvpool.KVPoolError as error:  # too many blocks for the pool's limits
+            self._say_once(error)
+            tracked.drop_pin()
+            tracked.stored = 0
+            tracked.may_load = tracked.may_store = False
+            return True
         tracked.match = None
-        tracked.matched = result.blocks
+        tracked.busy = tracked.busy + 1 if result.status == kvpool.Status.BUSY else 0
+        if 0 < tracked.busy < _BUSY_MAX:  # too many pins: the next look tries again
+            return False
+        tracked.matched = result.blocks if result.pin is not None else 0
+        if result.blocks > 0:
+            self._roots.update(self._layout.keys(tracked.request.block_hashes, 0, 1))
         tracked.estimate_s = result.estimate_s
         tracked.pin = result.pin
         tracked.stored = max(tracked.stored or 0, result.blocks)
         return True
 
-    def _know_staged(self, tracked: Tracked) -> bool:
+    def _know_staged(self, tracked: Tracked, first: int, blocks: int) -> bool:
         """Whether what is in the pool has been verified in memory, as far as that has room for it."""
-        if tracked.staged_blocks is not None:
+        if tracked.staged_blocks is not None and tracked.staged_first <= first:
             return True
         try:
             if tracked.staging is None:
-                tracked.staging = self._consumer.stage(tracked.pin)
-            result = tracked.staging.result(self._settings.match_wait_ms / 1e3)
+                tracked.staging = self._consumer.stage(tracked.pin, first, blocks - first)
+                tracked.staged_first, tracked.staged_blocks = first, None
+            result = tracked.staging.result(self._wait_s())
         except (kvpool.TimedOut, kvpool.Busy):
             return False
+        except kvpool.KVPoolError as error:
+            self._say_once(error)
+            tracked.staging = None
+            tracked.staged_blocks = first
+            return True
         tracked.staging = None
-        tracked.staged_blocks = result.blocks
+        if result.status == kvpool.Status.BUSY:
+            return False
+        tracked.staged_blocks = first + result.blocks
         return True
+
+    def _wait_s(self) -> float:
+        """What is left of the time that one step may wait for the pool."""
+        now = time.monotonic()
+        if self._wait_until == 0.0:
+            self._wait_until = now + self._settings.match_wait_ms / 1e3
+        return max(0.0, self._wait_until - now)
+
+    def _say_once(self, error: Exception) -> None:
+        if not self._said:
+            log.warning("kvpool: a request is computed without the pool: %s", error)
+        self._said = True
 
     def _load_s(self, tracked: Tracked, computed: int, blocks: int) -> float:
         first = computed // self._layout.block_tokens

@@ -16,6 +16,7 @@ class Load:
     pages: array
     page_ids: array  # of the pages from the run's first on, the first group's: for vLLM's recomputation
     pages_of_block: int
+    pages_computed: int  # of page_ids, those that were there before
     is_async: bool
     timeout_s: float  # below 0: the pool's own deadline
 

@@ -11,7 +11,7 @@ from kvpool.vllm.registry import Engine
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.work import Load, Step
 
-log = logging.getLogger("kvpool.vllm")
+log = logging.getLogger("vllm.kvpool")
 
 # Copies out of pages take milliseconds; one that takes this long has failed, and its pages cannot be reused.
 _FENCE_S = 60.0
@@ -71,7 +71,8 @@ class WorkerSide:
             self._loads[load.id] = load
             try:
                 self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s)
-            except kvpool.Busy:
+            except kvpool.KVPoolError as error:
+                log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
                 self._ended(load.id, 0)
         for load in loads:
             if not load.is_async:
@@ -81,7 +82,7 @@ class WorkerSide:
     def start_stores(self, step: Step) -> None:
         stores, step.stores = step.stores, []
         for store in () if self._step_is_wrong else stores:
-            with contextlib.suppress(kvpool.Busy):  # a cache may forget
+            with contextlib.suppress(kvpool.KVPoolError):  # a cache may forget
                 self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
 
     def take_events(self) -> None:
@@ -101,8 +102,8 @@ class WorkerSide:
     def _note_failure(self, load: Load, blocks: int) -> None:
         self._engine.failed[load.request_id] = load.block_first + blocks
         self._step_is_wrong = self._step_is_wrong or not load.is_async
-        if len(self._engine.layout.groups) == 1:
-            self._failed_pages.update(load.page_ids[blocks * load.pages_of_block :])
+        if self._engine.layout.fails_by_page:
+            self._failed_pages.update(load.page_ids[max(blocks * load.pages_of_block, load.pages_computed) :])
         elif load.is_async and self._engine.requests_may_fail:
             self._engine.failed[load.request_id] = load.block_first
             self._engine.failed_requests.add(load.request_id)

@@ -1,6 +1,7 @@
 """Random prompts on a machine that is short of everything, with faults: never another token, and nothing is left.
 
-KVPOOL_FAULT_PROMPTS says how many prompts (default 60); KVPOOL_FAULT_SEED which.
+KVPOOL_FAULT_PROMPTS says how many prompts (default 60); KVPOOL_FAULT_SEED which; KVPOOL_FAULT_MODEL the model: full
+attention, or "windows" in some layers, or "sliding" in all.
 """
 
 import os
@@ -13,7 +14,7 @@ from engine import prompt, spoil
 
 PROMPTS = int(os.environ.get("KVPOOL_FAULT_PROMPTS", "60"))
 SEED = int(os.environ.get("KVPOOL_FAULT_SEED", "1"))
-MODEL = tiny_models.GEMMA if os.environ.get("KVPOOL_FAULT_MODEL") == "windows" else tiny_models.LLAMA
+MODEL = {"windows": tiny_models.GEMMA, "sliding": tiny_models.MISTRAL}.get(os.environ.get("KVPOOL_FAULT_MODEL"), tiny_models.LLAMA)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def engine(tmp_path_factory):
         file="48MiB",  # less than all documents take: blocks are evicted
         device={"limit_read": "200MB/s"},
         extra={"load_timeout_s": 0.15},
-        num_gpu_blocks_override=40 if MODEL is tiny_models.LLAMA else 80,  # few pages: requests are preempted
+        num_gpu_blocks_override=80 if MODEL is tiny_models.GEMMA else 40,  # few pages: requests are preempted
         max_model_len=4096,
         max_num_seqs=4,
     )

@@ -11,6 +11,9 @@ LLAMA = {
     "attention_bias": False, "mlp_bias": False,
 }  # fmt: skip
 
+# Sliding windows of 256 tokens in all layers: one group, whose pages begin behind what the window has left.
+MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 256}
+
 # Sliding windows of 256 tokens in every other layer: two groups of layers.
 GEMMA = {
     "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "hidden_size": 256, "intermediate_size": 512,
@@ -38,7 +41,7 @@ def write(config: dict, folder: pathlib.Path, seed: int = 0) -> str:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     of_query = config["num_attention_heads"] * config["head_dim"]
     of_key = config["num_key_value_heads"] * config["head_dim"]
-    gemma = config["model_type"] != "llama"
+    gemma = config["model_type"] == "gemma3_text"
     norm = torch.zeros if gemma else torch.ones  # Gemma adds one
     tensors = {
         "model.embed_tokens.weight": normal(hidden**-0.5 if gemma else 1.0, config["vocab_size"], hidden),

@@ -15,11 +15,13 @@ class _Reader:
         self.consumer = consumer
         self.awaited = []
         self.timer = None
+        self.descriptor = -1
 
     def add(self, request):
         future = self.loop.create_future()
         if not self.awaited:
-            self.loop.add_reader(self.consumer.fileno(), self.look)
+            self.descriptor = self.consumer.fileno()
+            self.loop.add_reader(self.descriptor, self.look)
         self.awaited.append((request, future))
         self.look()
         return future
@@ -52,12 +54,9 @@ class _Reader:
                 left.append((request, future))
         self.awaited = left
         if not left:
-            self.loop.remove_reader(self._descriptor)
+            self.loop.remove_reader(self.descriptor)
+            _readers.get(self.loop, {}).pop(id(self.consumer), None)
         return bool(left)
-
-    @property
-    def _descriptor(self):
-        return self.consumer.fileno()
 
 
 _readers: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()  # loop -> {consumer: _Reader}
