@@ -22,7 +22,7 @@ TEST(BenchEngine, NothingAllocatesOnTheDataPath) {
   BenchMachine machine;
   const bench::EngineBenchOptions options{.consumers = 4,
                                           .windows = 1,
-                                          .window = std::chrono::milliseconds(50),
+                                          .window = std::chrono::milliseconds(500),
                                           .catalog_blocks = {5000},
                                           .matches = 20};
   const auto result =
