@@ -73,7 +73,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._caches_config = kv_cache_config
         try:
             self._check_deployment(vllm_config)
-            self._layout = self._plan(vllm_config, kv_cache_config)
+            _, hash_tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
+            self._layout = layout.plan(kv_cache_config.kv_cache_groups, hash_tokens, self._settings.block_tokens)
             self._user = registry.PoolUser(self._settings.config)
             if role == KVConnectorRole.SCHEDULER:
                 self._scheduler = self._open_scheduler()
@@ -90,12 +91,6 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         cache = vllm_config.cache_config
         if getattr(cache, "calculate_kv_scales", False):
             raise layout.Unsupported("KV scales that are computed while running are not part of a page")
-
-    @staticmethod
-    def _plan(vllm_config: Any, kv_cache_config: Any) -> layout.Layout:
-        settings = Settings.read(vllm_config.kv_transfer_config.kv_connector_extra_config)
-        _, hash_tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
-        return layout.plan(kv_cache_config.kv_cache_groups, hash_tokens, settings.block_tokens)
 
     def _open_scheduler(self) -> SchedulerSide:
         engine = registry.find(self._engine_id)
@@ -124,7 +119,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         except layout.Unsupported as reason:
             self._give_up(reason)
             return
-        self._kept = kv_caches  # the mover knows their addresses
+        self._kept = kv_caches  # alive as long as the mover has their addresses
         self._worker = WorkerSide(engine)
         registry.publish(self._engine_id, engine)
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool.__version__, vllm.__version__,
