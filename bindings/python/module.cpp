@@ -1,8 +1,8 @@
 #include <nanobind/nanobind.h>
 
+#include "bind_lmcache.h"
 #include "consumer.h"
 #include "error.h"
-#include "lmcache_adapter.h"
 #include "pool.h"
 
 NB_MODULE(_native, module) {

@@ -4,9 +4,9 @@
 #include <string>
 #include <utility>
 
-#include "lmcache_worker.h"
+#include "connectors/lmcache/worker.h"
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 
 // Until a request is under way, or the task is over.
 void Worker::proceed(Task& task) {
@@ -215,4 +215,4 @@ void Worker::mark_found(Task& task, uint32_t count) {
   }
 }
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

@@ -1,6 +1,6 @@
 // Batch: one operation of LMCache's on many keys, from its submission until its completion is taken.
 //
-// Threads: made and destroyed by whoever holds the GIL; the worker's (lmcache_worker.h) in between.
+// Threads: made and destroyed by whoever holds the GIL; the worker's (worker.h) in between.
 // Failure: none of its own.
 
 #pragma once
@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "connectors/lmcache/lengths.h"
 #include "kvpool/kvpool.h"
-#include "lmcache_lengths.h"
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 
 enum class BatchKind : uint8_t { set, get, exists, remove };
 
@@ -55,4 +55,4 @@ struct Batch {
   }
 };
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

@@ -1,4 +1,4 @@
-#include "lmcache_adapter.h"
+#include "bind_lmcache.h"
 
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -59,9 +59,9 @@ nb::list list_of(nb::handle object) {
   return nb::steal<nb::list>(PySequence_List(object.ptr()));
 }
 
-nb::tuple completion_of(const Batch& batch) {
+nb::tuple completion_of(const lmcache::Batch& batch) {
   nb::object found = nb::none();
-  if (batch.kind != BatchKind::set) {
+  if (batch.kind != lmcache::BatchKind::set) {
     nb::list bools;
     for (size_t i = 0; i < batch.keys.size(); ++i)
       bools.append(i < batch.found.size() && batch.found[i] != 0);
@@ -72,11 +72,11 @@ nb::tuple completion_of(const Batch& batch) {
 
 }  // namespace
 
-LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const WorkerOptions& options)
+LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options)
     : pool_(std::move(pool)) {
   if (options.lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
   consumer_ = open_consumer(*pool_, "lmcache", 0);
-  worker_ = std::make_unique<Worker>(pool_->get(), consumer_, options);
+  worker_ = std::make_unique<lmcache::Worker>(pool_->get(), consumer_, options);
 }
 
 LMCacheAdapter::~LMCacheAdapter() {
@@ -88,9 +88,9 @@ LMCacheAdapter::~LMCacheAdapter() {
   }
 }
 
-uint64_t LMCacheAdapter::submit(BatchKind kind, nb::handle keys, nb::handle values) {
+uint64_t LMCacheAdapter::submit(lmcache::BatchKind kind, nb::handle keys, nb::handle values) {
   if (closing_) throw PoolError(KVPOOL_CLOSED, "the adapter is closed");
-  auto batch = std::make_unique<Batch>();
+  auto batch = std::make_unique<lmcache::Batch>();
   batch->kind = kind;
   const nb::list all_keys = list_of(keys);
   batch->keys.reserve(all_keys.size());
@@ -107,7 +107,7 @@ uint64_t LMCacheAdapter::submit(BatchKind kind, nb::handle keys, nb::handle valu
     batch->kept.reserve(all_values.size());
     for (size_t i = 0; i < all_values.size(); ++i) {
       PyObject* value = PyList_GetItem(all_values.ptr(), static_cast<Py_ssize_t>(i));
-      batch->values.push_back(memory_of(value, kind == BatchKind::get, batch->kept));
+      batch->values.push_back(memory_of(value, kind == lmcache::BatchKind::get, batch->kept));
     }
   }
   const uint64_t id = ++last_id_;
@@ -121,7 +121,7 @@ uint64_t LMCacheAdapter::submit(BatchKind kind, nb::handle keys, nb::handle valu
 
 nb::list LMCacheAdapter::drain_completions() {
   nb::list completions;
-  for (std::unique_ptr<Batch>& batch : worker_->take_done()) {
+  for (std::unique_ptr<lmcache::Batch>& batch : worker_->take_done()) {
     batch->kept.clear();
     completions.append(completion_of(*batch));
   }
@@ -158,25 +158,25 @@ void bind_lmcache(nb::module_& module) {
       .def(
           "submit_batch_set",
           [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
-            return adapter.submit(BatchKind::set, keys, values);
+            return adapter.submit(lmcache::BatchKind::set, keys, values);
           },
           "keys"_a, "values"_a)
       .def(
           "submit_batch_get",
           [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
-            return adapter.submit(BatchKind::get, keys, values);
+            return adapter.submit(lmcache::BatchKind::get, keys, values);
           },
           "keys"_a, "values"_a)
       .def(
           "submit_batch_exists",
           [](LMCacheAdapter& adapter, nb::handle keys) {
-            return adapter.submit(BatchKind::exists, keys, nb::handle());
+            return adapter.submit(lmcache::BatchKind::exists, keys, nb::handle());
           },
           "keys"_a)
       .def(
           "submit_batch_delete",
           [](LMCacheAdapter& adapter, nb::handle keys) {
-            return adapter.submit(BatchKind::remove, keys, nb::handle());
+            return adapter.submit(lmcache::BatchKind::remove, keys, nb::handle());
           },
           "keys"_a)
       .def("drain_completions", &LMCacheAdapter::drain_completions)

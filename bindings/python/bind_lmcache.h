@@ -1,5 +1,5 @@
 // LMCacheAdapter: what LMCache's native_plugin calls. It only turns Python's lists into batches and back; the
-// work is the worker's (lmcache_worker.h).
+// work is the worker's (connectors/lmcache/worker.h).
 //
 // Thread: any that holds the GIL, several at a time; close() lets go of it while it waits, and is called once
 // nobody submits any more. The values' memory is held until its batch is taken by drain_completions().
@@ -13,8 +13,8 @@
 #include <memory>
 #include <vector>
 
-#include "lmcache_batch.h"
-#include "lmcache_worker.h"
+#include "connectors/lmcache/batch.h"
+#include "connectors/lmcache/worker.h"
 #include "pool.h"
 
 namespace kvpool::python {
@@ -22,14 +22,14 @@ namespace kvpool::python {
 class LMCacheAdapter {
  public:
   // The pool is closed with the adapter.
-  LMCacheAdapter(std::shared_ptr<Pool> pool, const WorkerOptions& options);
+  LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options);
   ~LMCacheAdapter();
   LMCacheAdapter(const LMCacheAdapter&) = delete;
   LMCacheAdapter& operator=(const LMCacheAdapter&) = delete;
 
   // The same number after close().
   [[nodiscard]] int event_fd() const { return worker_->event_fd(); }
-  [[nodiscard]] uint64_t submit(BatchKind kind, nanobind::handle keys, nanobind::handle values);
+  [[nodiscard]] uint64_t submit(lmcache::BatchKind kind, nanobind::handle keys, nanobind::handle values);
   // [(id, ok, error, [bool] or None)]
   [[nodiscard]] nanobind::list drain_completions();
   // What is under way ends as failed. TIMED_OUT: a device still holds values; it may be called again.
@@ -38,7 +38,7 @@ class LMCacheAdapter {
  private:
   std::shared_ptr<Pool> pool_;
   kvpool_consumer* consumer_ = nullptr;
-  std::unique_ptr<Worker> worker_;
+  std::unique_ptr<lmcache::Worker> worker_;
   uint64_t last_id_ = 0;
   bool closing_ = false;
 };

@@ -1,10 +1,10 @@
-#include "huge_pages.h"
+#include "connectors/lmcache/huge_pages.h"
 
 #include <sys/mman.h>
 
 #include <cerrno>
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 namespace {
 
 constexpr uintptr_t huge_bytes = 2U << 20;
@@ -45,4 +45,4 @@ void HugePages::change(uintptr_t begin, uintptr_t end) {
   }
 }
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

@@ -14,7 +14,7 @@
 #include <span>
 #include <unordered_set>
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 
 class HugePages {
  public:
@@ -30,4 +30,4 @@ class HugePages {
   std::unordered_set<uintptr_t> seen_;  // huge pages, by number
 };
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

@@ -1,11 +1,11 @@
-#include "lmcache_lengths.h"
+#include "connectors/lmcache/lengths.h"
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <utility>
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 namespace {
 
 constexpr uint64_t segments_max = 128;
@@ -87,4 +87,4 @@ void Lengths::refuse(uint64_t bytes, std::string& why) {
                static_cast<unsigned long long>(bytes), why.c_str());
 }
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

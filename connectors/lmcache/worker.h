@@ -24,12 +24,12 @@
 #include <unordered_map>
 #include <vector>
 
-#include "huge_pages.h"
+#include "connectors/lmcache/batch.h"
+#include "connectors/lmcache/huge_pages.h"
+#include "connectors/lmcache/lengths.h"
 #include "kvpool/kvpool.h"
-#include "lmcache_batch.h"
-#include "lmcache_lengths.h"
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 
 struct WorkerOptions {
   uint32_t lengths_max = 64;
@@ -38,7 +38,7 @@ struct WorkerOptions {
 
 class Worker {
  public:
-  // Neither is owned, and both outlive it.
+  // Neither is owned, and both outlive it. REQUIRES: all memory of the process is a region of the consumer.
   Worker(kvpool_pool* pool, kvpool_consumer* consumer, const WorkerOptions& options);
   ~Worker();
   Worker(const Worker&) = delete;
@@ -75,7 +75,7 @@ class Worker {
     kvpool_completion result{};
   };
 
-  // ---- the thread and its queues (lmcache_worker.cpp)
+  // ---- the thread and its queues (worker.cpp)
   void run();
   void sleep();
   [[nodiscard]] bool take_inbox();
@@ -92,7 +92,7 @@ class Worker {
   void end(Task& task);
   void end_if_over(Batch& batch);
 
-  // ---- what a task asks, and what it makes of the answer (lmcache_tasks.cpp)
+  // ---- what a task asks, and what it makes of the answer (tasks.cpp)
   void proceed(Task& task);
   void came_back(Task& task);
   [[nodiscard]] bool prepare(Task& task) const;
@@ -137,4 +137,4 @@ class Worker {
   std::thread thread_;
 };
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

@@ -17,7 +17,7 @@
 
 #include "kvpool/kvpool.h"
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 
 struct Length {
   uint64_t bytes = 0;
@@ -52,4 +52,4 @@ class Lengths {
   bool full_ = false;
 };
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache

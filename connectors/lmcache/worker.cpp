@@ -1,6 +1,6 @@
 // The thread, its queues, and the way of a batch through them.
 
-#include "lmcache_worker.h"
+#include "connectors/lmcache/worker.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -11,7 +11,7 @@
 #include <system_error>
 #include <utility>
 
-namespace kvpool::python {
+namespace kvpool::lmcache {
 namespace {
 
 constexpr uint32_t batches_max = 65536;
@@ -305,4 +305,4 @@ void Worker::end_if_over(Batch& batch) {
   done(std::move(ended));
 }
 
-}  // namespace kvpool::python
+}  // namespace kvpool::lmcache
