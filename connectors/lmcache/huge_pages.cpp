@@ -39,7 +39,8 @@ bool HugePages::use_for(std::span<const std::span<std::byte>> memory) {
 
 void HugePages::change(uintptr_t begin, uintptr_t end) {
   if (begin == end) return;
-  void* const memory = reinterpret_cast<void*>(begin * huge_bytes);
+  // Pages at the ends are shared with what lies beside the parts: no pointer of theirs leads there.
+  void* const memory = reinterpret_cast<void*>(begin * huge_bytes);  // NOLINT(performance-no-int-to-ptr)
   for (int i = 0; i < tries; ++i) {
     if (madvise(memory, (end - begin) * huge_bytes, collapse) == 0 || errno != EAGAIN) return;
   }

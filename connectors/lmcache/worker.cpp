@@ -170,7 +170,8 @@ void Worker::order_by_length(Batch& batch) {
   batch.order.resize(count);
   for (uint32_t i = 0; i < count; ++i) batch.order[i] = i;
   const auto bytes = [&](uint32_t entry) { return batch.values[entry].size(); };
-  if (!std::ranges::is_sorted(batch.order, {}, bytes)) std::ranges::stable_sort(batch.order, {}, bytes);
+  const auto by_bytes = [&](uint32_t entry) { return std::pair(bytes(entry), entry); };
+  if (!std::ranges::is_sorted(batch.order, {}, by_bytes)) std::ranges::sort(batch.order, {}, by_bytes);
   batch.ordered_keys.reserve(count);
   for (const uint32_t entry : batch.order) batch.ordered_keys.push_back(batch.keys[entry]);
   for (uint32_t begin = 0; begin < count;) {
