@@ -36,6 +36,7 @@ class MeterDevice final : public Device {
 
   [[nodiscard]] const std::string& name() const override { return below_->name(); }
   [[nodiscard]] DeviceLimits limits() const override { return below_->limits(); }
+  void offer(std::span<std::byte> memory) override { below_->offer(memory); }
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
   [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {

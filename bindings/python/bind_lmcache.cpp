@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "buffer.h"
 #include "consumer.h"
 #include "error.h"
 
@@ -36,22 +37,6 @@ kvpool_key key_of(PyObject* text) {
   const std::string_view its = utf8(text);
   const XXH128_hash_t hash = XXH3_128bits(its.data(), its.size());
   return {.high = hash.high64, .low = hash.low64};
-}
-
-// Held like this, the memory can neither go nor change its size.
-std::span<std::byte> memory_of(PyObject* object, bool writable, std::vector<std::shared_ptr<void>>& kept) {
-  auto view = std::make_unique<Py_buffer>();
-  if (PyObject_GetBuffer(object, view.get(), writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
-    PyErr_Clear();
-    throw nb::type_error(writable ? "values to be filled are writable, contiguous buffers"
-                                  : "values are contiguous buffers");
-  }
-  const std::span<std::byte> memory(static_cast<std::byte*>(view->buf), static_cast<size_t>(view->len));
-  kept.push_back(std::shared_ptr<Py_buffer>(view.release(), [](Py_buffer* held) {
-    PyBuffer_Release(held);
-    delete held;
-  }));
-  return memory;
 }
 
 nb::list list_of(nb::handle object) {
@@ -107,7 +92,9 @@ uint64_t LMCacheAdapter::submit(lmcache::BatchKind kind, nb::handle keys, nb::ha
     batch->kept.reserve(all_values.size());
     for (size_t i = 0; i < all_values.size(); ++i) {
       PyObject* value = PyList_GetItem(all_values.ptr(), static_cast<Py_ssize_t>(i));
-      batch->values.push_back(memory_of(value, kind == lmcache::BatchKind::get, batch->kept));
+      const Memory memory = memory_of(value, kind == lmcache::BatchKind::get, batch->kept);
+      // Only read, where it is to be stored.
+      batch->values.push_back({static_cast<std::byte*>(const_cast<void*>(memory.data)), memory.bytes});
     }
   }
   const uint64_t id = ++last_id_;
@@ -145,7 +132,23 @@ void LMCacheAdapter::close(double timeout_s) {
   pool_->close(timeout_s);
 }
 
+namespace {
+
+void use_huge_pages(const nb::list& buffers) {
+  Kept kept;
+  std::vector<std::span<std::byte>> memory;
+  for (const nb::handle buffer : buffers) {
+    const Memory its = memory_of(buffer, true, kept);
+    memory.push_back({static_cast<std::byte*>(const_cast<void*>(its.data)), its.bytes});
+  }
+  const nb::gil_scoped_release released;
+  (void)lmcache::HugePages(true).use_for(memory);
+}
+
+}  // namespace
+
 void bind_lmcache(nb::module_& module) {
+  module.def("use_huge_pages", &use_huge_pages, "buffers"_a);
   nb::class_<LMCacheAdapter>(module, "LMCacheAdapter")
       .def(
           "__init__",

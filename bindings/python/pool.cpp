@@ -21,9 +21,17 @@ uint64_t Namespace::block_bytes() const {
   return std::accumulate(segment_bytes.begin(), segment_bytes.end(), uint64_t{0});
 }
 
-Pool::Pool(const std::optional<std::string>& path, const std::optional<std::string>& toml) {
+Pool::Pool(const std::optional<std::string>& path, const std::optional<std::string>& toml,
+           const nb::list& memory) {
+  std::vector<kvpool_memory> pieces;
+  for (const nb::handle buffer : memory) {
+    const Memory its = memory_of(buffer, true, memory_);
+    pieces.push_back({.base = const_cast<void*>(its.data), .bytes = its.bytes});
+  }
   kvpool_options options{};
   options.struct_size = sizeof options;
+  options.memory = pieces.data();
+  options.memory_count = static_cast<uint32_t>(pieces.size());
   options.config_path = path ? path->c_str() : nullptr;
   options.config_toml = toml ? toml->c_str() : nullptr;
   kvpool_error error{};
@@ -40,8 +48,12 @@ Pool::~Pool() {
   kvpool_error ignored{};
   // A device that does not let go keeps its pool: memory that it may still write to must stay.
   constexpr uint64_t most_us = 10'000'000;
-  const nb::gil_scoped_release released;
-  (void)kvpool_close(pool_, most_us, &ignored);
+  kvpool_status status = KVPOOL_OK;
+  {
+    const nb::gil_scoped_release released;
+    status = kvpool_close(pool_, most_us, &ignored);
+  }
+  if (status != KVPOOL_OK) (void)new Kept(std::move(memory_));
 }
 
 void Pool::close(double timeout_s) {
@@ -61,6 +73,7 @@ void Pool::close(double timeout_s) {
   closing_ = false;
   check(status, error);
   pool_ = nullptr;
+  memory_.clear();
 }
 
 kvpool_pool* Pool::get() const {
@@ -162,8 +175,8 @@ void bind_pool(nb::module_& module) {
       .def_ro("flat", &Namespace::flat)
       .def_prop_ro("block_bytes", &Namespace::block_bytes);
   nb::class_<Pool>(module, "NativePool")
-      .def(nb::init<const std::optional<std::string>&, const std::optional<std::string>&>(),
-           "path"_a = nb::none(), "toml"_a = nb::none())
+      .def(nb::init<const std::optional<std::string>&, const std::optional<std::string>&, const nb::list&>(),
+           "path"_a = nb::none(), "toml"_a = nb::none(), "memory"_a = nb::list())
       .def("close", &Pool::close, "timeout_s"_a)
       .def_prop_ro("closed", &Pool::closed)
       .def(

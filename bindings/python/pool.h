@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "kvpool/kvpool.h"
 
 namespace kvpool::python {
@@ -40,8 +41,10 @@ struct Namespace {
 
 class Pool {
  public:
-  // Exactly one of the two: a configuration's path, or its text.
-  Pool(const std::optional<std::string>& path, const std::optional<std::string>& toml);
+  // Exactly one of the first two: a configuration's path, or its text. memory: a list of buffers that are the
+  // caller's own, of which devices are told (kvpool_options); they are held until the pool is closed.
+  Pool(const std::optional<std::string>& path, const std::optional<std::string>& toml,
+       const nanobind::list& memory);
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
   ~Pool();
@@ -64,6 +67,7 @@ class Pool {
   kvpool_pool* pool_ = nullptr;
   bool closing_ = false;  // one thread is, without the GIL
   std::vector<std::weak_ptr<Closable>> users_;
+  Kept memory_;
 };
 
 void bind_pool(nanobind::module_& module);

@@ -72,10 +72,22 @@ typedef struct kvpool_consumer kvpool_consumer;
 
 /* ---- the pool ---- */
 
+/* Memory of the caller's own. */
+typedef struct kvpool_memory {
+  void* base;
+  uint64_t bytes;
+} kvpool_memory;
+
 typedef struct kvpool_options {
   size_t struct_size;
   const char* config_path; /* a kvpool.toml; or */
   const char* config_toml; /* its text; exactly one of the two */
+  /* Where consumers' regions of their own will lie (kvpool_region_add), for devices that are faster, or spare
+   * a copy, where they know memory before. Its pages are pinned as long as the pool is open, so they must not
+   * be unmapped, or replaced (MADV_DONTNEED), before. What cannot be told a device works all the same. At
+   * most 16. */
+  const kvpool_memory* memory;
+  uint32_t memory_count;
 } kvpool_options;
 
 /* Opens every device and starts the engine. All input is validated before any device is touched. The pool is
@@ -178,7 +190,7 @@ KVPOOL_API kvpool_status kvpool_consumer_close(kvpool_consumer* consumer, uint64
 KVPOOL_API void* kvpool_region(kvpool_consumer* consumer, uint64_t* bytes);
 
 /* Makes the caller's own memory a region; it must outlive the consumer. Slower than region 0 where devices
- * want registered memory. At most 15 of them. */
+ * want registered memory, unless it was named in kvpool_options. At most 15 of them. */
 KVPOOL_API kvpool_status kvpool_region_add(kvpool_consumer* consumer, void* base, uint64_t bytes);
 
 /* How requests spell an address: region << 48 | offset. UINT64_MAX: not inside any region. */

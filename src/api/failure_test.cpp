@@ -51,6 +51,15 @@ TEST_F(Failure, BadOptionsTouchNothing) {
   EXPECT_EQ(kvpool_open(nullptr, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
   options.struct_size = sizeof options;
   EXPECT_EQ(kvpool_open(&options, nullptr, nullptr), KVPOOL_INVALID_ARGUMENT);
+  const std::array<kvpool_memory, 17> memory{};
+  options.memory_count = 1;
+  EXPECT_EQ(kvpool_open(&options, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
+  options.memory = memory.data();
+  for (const uint32_t count : {1U, 17U}) {
+    options.memory_count = count;
+    EXPECT_EQ(kvpool_open(&options, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
+    EXPECT_NE(message().find("at most 16 pieces"), std::string::npos) << message();
+  }
   EXPECT_EQ(pool, nullptr);
   EXPECT_FALSE(std::filesystem::exists(file_path()));
 }

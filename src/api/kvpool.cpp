@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "api/compose.h"
 #include "api/consumer.h"
 #include "api/options.h"
 #include "api/pool.h"
@@ -24,6 +25,7 @@ using kvpool::report;
 namespace {
 
 constexpr uint32_t longest_name_bytes = 512;
+constexpr uint32_t offered_max = 16;
 
 std::chrono::steady_clock::time_point after(uint64_t timeout_us) {
   constexpr uint64_t longest_us = 1ULL << 50;
@@ -83,10 +85,19 @@ kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvp
     kvpool_options known;
     if (pool == nullptr || !kvpool::take_struct(options, known))
       return bad("kvpool_open: bad options", error);
+    const std::span memory(known.memory, known.memory == nullptr ? 0 : known.memory_count);
+    const auto is_empty = [](const kvpool_memory& its) { return its.base == nullptr || its.bytes == 0; };
+    if (memory.size() != known.memory_count || memory.size() > offered_max ||
+        std::ranges::any_of(memory, is_empty)) {
+      return bad("kvpool_open: memory of the caller's own is at most 16 pieces, none of them empty", error);
+    }
     auto config = kvpool::read_config(known);
     if (!config) return report(config.error(), error);
     auto pieces = kvpool::compose(std::move(*config));
     if (!pieces) return report(pieces.error(), error);
+    for (kvpool::Device* device : (*pieces)->set->devices()) {
+      for (const kvpool_memory& its : memory) device->offer({static_cast<std::byte*>(its.base), its.bytes});
+    }
     auto made = kvpool_pool::start(std::move(*pieces));
     if (!made) return report(made.error(), error);
     *pool = made->release();

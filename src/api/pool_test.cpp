@@ -176,6 +176,26 @@ TEST_F(Pool, StoresFromAndLoadsIntoMemoryThatWasAdded) {
   EXPECT_EQ(kvpool_region_add(client.handle(), own.data(), 64), KVPOOL_BUSY);
 }
 
+TEST_F(Pool, StoresFromAndLoadsIntoMemoryThatDevicesWereToldOf) {
+  close();
+  std::vector<std::byte> own(4 << 20);
+  const kvpool_memory offered{.base = own.data(), .bytes = own.size()};
+  const std::string text = toml({"file"});
+  const kvpool_options options{
+      .struct_size = sizeof options, .config_toml = text.c_str(), .memory = &offered, .memory_count = 1};
+  ASSERT_EQ(kvpool_open(&options, &pool_, &error_), KVPOOL_OK) << error_.message;
+  const Shape shape = make({.segment_bytes = {4096, 16384}});
+  Client client(pool_, 0);
+  ASSERT_EQ(kvpool_region_add(client.handle(), own.data(), own.size()), KVPOOL_OK);
+  const auto aligned = (4096 - reinterpret_cast<uintptr_t>(own.data()) % 4096) % 4096;
+  client.use(std::span(own).subspan(aligned));
+  const Batch batch = client.batch(shape, {.blocks = 6});
+  batch.fill();
+  ASSERT_EQ(client.run(kvpool_store, Client::request(shape, batch)).status(), KVPOOL_OK);
+  expect_all(client, shape, batch);
+  EXPECT_EQ(stats().bounced_bytes, 0U);
+}
+
 TEST_F(Pool, AnAddressOutsideTheRegionsIsRefused) {
   const Shape shape = make({});
   Client client(pool_);

@@ -62,6 +62,10 @@ class Device {
   [[nodiscard]] virtual const std::string& name() const = 0;
   [[nodiscard]] virtual DeviceLimits limits() const = 0;
 
+  // Before start(), on any thread: memory of a consumer's own, in which buffers will lie too. A device that
+  // registers memory may do so with it or not; it leaves alone what the memory holds.
+  virtual void offer(std::span<std::byte> /*memory*/) {}
+
   // Called once on the owner thread before the first submit(); regions are the memory in which most buffers
   // will lie, for devices that register memory. May allocate and take milliseconds.
   virtual Status start(std::span<const std::span<std::byte>> /*regions*/) { return {}; }

@@ -63,6 +63,7 @@ class FaultDevice final : public Device {
 
   [[nodiscard]] const std::string& name() const override { return lower_->name(); }
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
+  void offer(std::span<std::byte> memory) override { lower_->offer(memory); }
   Status start(std::span<const std::span<std::byte>> regions) override { return lower_->start(regions); }
   [[nodiscard]] bool submit(const IoRequest& request) override;
   [[nodiscard]] bool discard(ByteOffset offset, uint64_t length_bytes) override {

@@ -33,9 +33,12 @@ class FileDevice final : public Device {
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
   [[nodiscard]] const PoolHeader& header() const { return file_.header(); }
   [[nodiscard]] bool direct() const { return file_.direct(); }
-  // Whether start() could register the regions.
-  [[nodiscard]] bool registered() const { return ring_.registered(); }
+  // Whether start() could register the memory in which it lies.
+  [[nodiscard]] bool registered(const std::byte* buffer, uint32_t length_bytes) const {
+    return ring_.registered_index(buffer, length_bytes) >= 0;
+  }
 
+  void offer(std::span<std::byte> memory) override { ring_.offer(memory); }
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;

@@ -252,6 +252,41 @@ TEST_F(FileDevices, ReadsBackWhatWasWritten) {
   }
 }
 
+TEST_F(FileDevices, AConsumersMemoryIsRegisteredBesideThePools) {
+  const std::array<std::span<std::byte>, 1> regions = {std::span(memory_.get(), buffer_size)};
+  std::byte* const own = memory_.get() + buffer_size;
+  auto device = FileDevice::open({.name = "file0", .path = path(), .size_bytes = 16 * mib, .queue_depth = 8});
+  if (!device) GTEST_SKIP() << device.error().message;
+  (*device)->offer({own, buffer_size});
+  ASSERT_TRUE((*device)->start(regions));
+  if (!(*device)->registered(memory_.get(), buffer_size)) GTEST_SKIP() << "no memory may be locked here";
+  EXPECT_TRUE((*device)->registered(own, buffer_size));
+  EXPECT_FALSE((*device)->registered(own - 4096, 8192));
+  std::fill_n(own, buffer_size, std::byte{0x5a});
+  ASSERT_TRUE((*device)->submit(request(IoKind::write, 0, buffer_size, own, 1)));
+  EXPECT_EQ(wait_for_one(**device).bytes, buffer_size);
+  ASSERT_TRUE((*device)->submit(request(IoKind::read, 0, buffer_size, memory_.get(), 2)));
+  EXPECT_EQ(wait_for_one(**device).bytes, buffer_size);
+  EXPECT_TRUE(std::equal(own, own + buffer_size, memory_.get()));
+}
+
+TEST_F(FileDevices, MemoryThatCannotBeRegisteredLeavesThePoolsRegistered) {
+  const std::array<std::span<std::byte>, 1> regions = {std::span(memory_.get(), buffer_size)};
+  auto device = FileDevice::open({.name = "file0", .path = path(), .size_bytes = 16 * mib, .queue_depth = 8});
+  if (!device) GTEST_SKIP() << device.error().message;
+  void* const forbidden = mmap(nullptr, mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(forbidden, MAP_FAILED);
+  (*device)->offer({static_cast<std::byte*>(forbidden), mib});
+  EXPECT_TRUE((*device)->start(regions));
+  EXPECT_FALSE((*device)->registered(static_cast<std::byte*>(forbidden), 4096));
+  auto plain = FileDevice::open({.name = "file1", .path = path() + "1", .size_bytes = mib, .queue_depth = 8});
+  ASSERT_TRUE(plain) << plain.error().message;
+  ASSERT_TRUE((*plain)->start(regions));
+  EXPECT_EQ((*device)->registered(memory_.get(), buffer_size),
+            (*plain)->registered(memory_.get(), buffer_size));
+  munmap(forbidden, mib);
+}
+
 TEST_F(FileDevices, PayloadStaysOutOfTheHeader) {
   OPEN_OR_SKIP(device, 8, true);
   const PoolHeader before = device->header();

@@ -81,23 +81,40 @@ Status Ring::start(std::span<const int> fds, std::span<const std::span<std::byte
 
 // Registered memory is pinned and mapped once instead of in every request.
 void Ring::register_regions(std::span<const std::span<std::byte>> regions) {
+  if (!offered_.empty()) {
+    std::vector<std::span<std::byte>> wanted(regions.begin(), regions.end());
+    wanted.insert(wanted.end(), offered_.begin(), offered_.end());
+    const int error = register_pieces(wanted);
+    if (error == 0) return;
+    log_info(
+        "{}: a consumer's own memory cannot be registered with io_uring ({}); each request on it costs a "
+        "little more. ulimit -l (locked memory) may be too small",
+        name_, error_text(error));
+  }
+  const int error = register_pieces(regions);
+  if (error == 0) return;
+  log_info(
+      "{}: its buffers cannot be registered with io_uring ({}); each request costs a little more. "
+      "ulimit -l (locked memory) may be too small",
+      name_, error_text(error));
+}
+
+// 0, or an errno.
+int Ring::register_pieces(std::span<const std::span<std::byte>> regions) {
+  registered_.clear();
   for (const std::span<std::byte>& region : regions) {
     for (size_t at = 0; at < region.size(); at += registered_bytes_max) {
       registered_.push_back(region.subspan(at, std::min(registered_bytes_max, region.size() - at)));
     }
   }
-  if (registered_.empty()) return;
+  if (registered_.empty()) return 0;
   std::sort(registered_.begin(), registered_.end(),
             [](const auto& a, const auto& b) { return a.data() < b.data(); });
   std::vector<iovec> buffers;
   for (const std::span<std::byte>& piece : registered_) buffers.push_back({piece.data(), piece.size()});
   const int error = -io_uring_register_buffers(&ring_, buffers.data(), static_cast<unsigned>(buffers.size()));
-  if (error == 0) return;
-  registered_.clear();
-  log_info(
-      "{}: its buffers cannot be registered with io_uring ({}); each request costs a little more. "
-      "ulimit -l (locked memory) may be too small",
-      name_, error_text(error));
+  if (error != 0) registered_.clear();
+  return error;
 }
 
 void Ring::forget_registered() {
@@ -106,7 +123,6 @@ void Ring::forget_registered() {
   [[maybe_unused]] const int ignored = io_uring_unregister_buffers(&ring_);
 }
 
-// -1: not wholly in one registered buffer.
 int Ring::registered_index(const std::byte* buffer, uint32_t length_bytes) const {
   return static_cast<int>(region_around(registered_, buffer, length_bytes));
 }

@@ -37,6 +37,8 @@ class Ring {
   // poll_slack: nothing announces completions (IORING_SETUP_IOPOLL); they are looked for, so late by at most
   // that part of their latency (PollPace). Afterwards wait_fd() is -1, and next_event_time() says all.
   [[nodiscard]] Status make(unsigned flags = 0, std::optional<double> poll_slack = {});
+  // Before start(): memory that is registered too, if it can be.
+  void offer(std::span<std::byte> memory) { offered_.push_back(memory); }
   // Registers the descriptors, of which requests go to the first, and the memory in which most buffers will
   // lie. Where that is refused all works, more slowly, and it is said. The kernel holds the descriptors'
   // files as long as a request is under way, even when this process is gone.
@@ -44,6 +46,8 @@ class Ring {
   [[nodiscard]] bool registered() const { return !registered_.empty(); }
   // As the kernel has it: in pieces, by address.
   [[nodiscard]] std::span<const std::span<std::byte>> registered_pieces() const { return registered_; }
+  // -1: not wholly in one registered piece.
+  [[nodiscard]] int registered_index(const std::byte* buffer, uint32_t length_bytes) const;
   // From here on all memory is as if it were not registered.
   void forget_registered();
   [[nodiscard]] uint32_t queue_depth() const { return static_cast<uint32_t>(slots_.size()); }
@@ -113,7 +117,7 @@ class Ring {
   };
 
   void register_regions(std::span<const std::span<std::byte>> regions);
-  [[nodiscard]] int registered_index(const std::byte* buffer, uint32_t length_bytes) const;
+  [[nodiscard]] int register_pieces(std::span<const std::span<std::byte>> regions);
   void send();
   Slot free_slot(uint64_t number);
 
@@ -123,6 +127,7 @@ class Ring {
   SteadyClock clock_;
   std::optional<PollPace> pace_;
   bool failure_logged_ = false;
+  std::vector<std::span<std::byte>> offered_;
   std::vector<std::span<std::byte>> registered_;  // the kernel's buffers, in its order, which is by address
   std::vector<Slot> slots_;
   BoundedQueue<uint32_t> free_slots_;

@@ -44,6 +44,7 @@ struct Command {
 // Held by whoever looks at or changes what follows; never while a callback runs.
 std::mutex mutex;
 std::map<std::string, std::shared_ptr<Drive>> drives;
+bool iommu = false;
 std::map<const std::byte*, size_t> reachable;  // registered, and allocated here
 Counts counted;
 
@@ -181,6 +182,11 @@ int spdk_mem_unregister(void* memory, size_t /*bytes*/) {
   const std::lock_guard lock(mutex);
   --counted.registered_regions;
   return reachable.erase(static_cast<std::byte*>(memory)) > 0 ? 0 : -EINVAL;
+}
+
+bool spdk_iommu_is_enabled() {
+  const std::lock_guard lock(mutex);
+  return iommu;
 }
 
 // ---- controllers
@@ -405,6 +411,10 @@ void forget_drives() {
 std::vector<std::byte>& bytes_of(const std::string& address) {
   const std::lock_guard lock(mutex);
   return find(address)->bytes;
+}
+void set_iommu(bool on) {
+  const std::lock_guard lock(mutex);
+  iommu = on;
 }
 void fail_next(const std::string& address, uint32_t commands) {
   const std::lock_guard lock(mutex);

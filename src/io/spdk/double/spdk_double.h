@@ -26,6 +26,8 @@ void add_drive(const std::string& address, const DriveOptions& options);
 void forget_drives();
 [[nodiscard]] std::vector<std::byte>& bytes_of(const std::string& address);
 
+// Whether the machine has one; at first it has not.
+void set_iommu(bool on);
 void fail_next(const std::string& address, uint32_t commands);
 // Commands get no answer, and nobody can attach.
 void fall_silent(const std::string& address);

@@ -53,6 +53,28 @@ Status SpdkDevice::attached() {
   return {};
 }
 
+void SpdkDevice::offer(std::span<std::byte> memory) {
+  constexpr uintptr_t page_bytes = 2U << 20;
+  const auto address = reinterpret_cast<uintptr_t>(memory.data());
+  const size_t before = (page_bytes - address % page_bytes) % page_bytes;
+  if (before >= memory.size()) return;
+  const size_t bytes = (memory.size() - before) / page_bytes * page_bytes;
+  if (bytes > 0) offered_.push_back(memory.subspan(before, bytes));
+}
+
+// Only where registering is all that can fail: what the memory holds must stay, so nothing can be tried.
+void SpdkDevice::add_offered() {
+  if (!drive_.maps_all_memory()) return;
+  for (const std::span<std::byte>& memory : offered_) {
+    if (const Status added = SpdkEnv::instance().add_memory(memory); !added) {
+      log_info("{}: a consumer's own memory is reached by a copy: {}", options_.name, added.error().message);
+      continue;
+    }
+    registered_.push_back(memory);
+  }
+  std::ranges::sort(registered_, {}, [](const auto& region) { return region.data(); });
+}
+
 Status SpdkDevice::start(std::span<const std::span<std::byte>> regions) {
   for (const std::span<std::byte>& region : regions) {
     if (Status added = SpdkEnv::instance().add_memory(region); !added) return added;
@@ -63,6 +85,7 @@ Status SpdkDevice::start(std::span<const std::span<std::byte>> regions) {
   for (const std::span<std::byte>& region : registered_) {
     if (Status tried = try_memory(region); !tried) return tried;
   }
+  add_offered();
   return {};
 }
 

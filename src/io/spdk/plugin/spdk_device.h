@@ -29,6 +29,7 @@ class SpdkDevice final : public Device {
 
   [[nodiscard]] const std::string& name() const override { return options_.name; }
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
+  void offer(std::span<std::byte> memory) override;
   Status start(std::span<const std::span<std::byte>> regions) override;
   [[nodiscard]] bool submit(const IoRequest& request) override;
   [[nodiscard]] size_t poll(std::span<IoCompletion> out) override;
@@ -47,6 +48,7 @@ class SpdkDevice final : public Device {
     bool under_way = false;
   };
 
+  void add_offered();
   [[nodiscard]] Status try_memory(std::span<std::byte> region);
   [[nodiscard]] int send(const IoRequest& request, Slot& slot);
   void look_after(int32_t polled);
@@ -58,6 +60,7 @@ class SpdkDevice final : public Device {
   DeviceLimits limits_;
   SteadyClock clock_;
   PollPace pace_;
+  std::vector<std::span<std::byte>> offered_;     // whole pages of 2 MiB
   std::vector<std::span<std::byte>> registered_;  // by address
   std::vector<Slot> slots_;
   BoundedQueue<uint32_t> free_slots_;

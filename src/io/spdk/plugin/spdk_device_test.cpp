@@ -177,6 +177,32 @@ TEST_F(SpdkDeviceTest, MemoryThatTheDriveCannotReachIsFoundOutAtTheStart) {
   EXPECT_HAS(started.error().message, "cannot read into pool memory");
 }
 
+TEST_F(SpdkDeviceTest, AConsumersMemoryIsReachedThroughAnIommu) {
+  // Whole pages of it: neither its beginning nor its end lies on a boundary.
+  const std::unique_ptr<std::byte, decltype(&std::free)> own(
+      static_cast<std::byte*>(std::aligned_alloc(2 * mib, 8 * mib)), &std::free);
+  std::byte* const first_page = own.get() + 2 * mib;
+  for (const bool iommu : {false, true}) {
+    spdk_double::set_iommu(iommu);
+    device_ = std::make_unique<SpdkDevice>(options());
+    ASSERT_TRUE(device_->attached());
+    std::memset(own.get(), 0x77, 8 * mib);
+    device_->offer({own.get() + 4096, 7 * mib});
+    ASSERT_TRUE(device_->start(std::span(&memory_, 1)));
+    EXPECT_EQ(std::count(own.get(), own.get() + 8 * mib, std::byte{0x77}), 8 * mib);
+    EXPECT_FALSE(device_->reaches(first_page - 4096, 8192));
+    EXPECT_FALSE(device_->reaches(first_page + 4 * mib, 4096));
+    ASSERT_EQ(device_->reaches(first_page, 4 * mib), iommu);
+  }
+  ASSERT_TRUE(submit(IoKind::write, 0, 4096, memory_.data()));
+  EXPECT_EQ(wait_for_one().code, Errc::ok);
+  ASSERT_TRUE(submit(IoKind::read, 0, 4096, first_page));
+  EXPECT_EQ(wait_for_one().code, Errc::ok);
+  EXPECT_EQ(std::memcmp(first_page, memory_.data(), 4096), 0);
+  device_.reset();
+  spdk_double::set_iommu(false);
+}
+
 TEST_F(SpdkDeviceTest, ACommandThatFailsIsAnErrorAndNoMore) {
   open();
   spdk_double::fail_next("drive", 1);

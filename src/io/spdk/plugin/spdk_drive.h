@@ -90,6 +90,10 @@ class SpdkDrive {
   // As asked for, or what the controller's queues hold.
   [[nodiscard]] uint32_t queue_depth() const { return queue_depth_; }
   // Any memory will do: it is copied by the kernel on its way.
+  // Whatever memory is registered, the drive can be given: an IOMMU maps it.
+  [[nodiscard]] bool maps_all_memory() const {
+    return id_.trtype == SPDK_NVME_TRANSPORT_PCIE && spdk_iommu_is_enabled();
+  }
   [[nodiscard]] bool reaches_all_memory() const { return id_.trtype == SPDK_NVME_TRANSPORT_TCP; }
 
   // ---- the engine's thread

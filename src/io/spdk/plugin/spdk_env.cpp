@@ -177,6 +177,9 @@ Status SpdkEnv::add_memory(std::span<std::byte> memory) {
   const std::lock_guard lock(mutex_);
   KVPOOL_ASSERT(started_ && reinterpret_cast<uintptr_t>(memory.data()) % huge_page_bytes == 0);
   auto [region, fresh] = regions_.try_emplace(memory.data(), Region{.bytes = whole_pages(memory.size())});
+  if (!fresh && memory.size() > region->second.bytes) {
+    return fail(Errc::unsupported, "a smaller part of this memory is registered with SPDK already");
+  }
   if (fresh) {
     if (const int error = spdk_mem_register(memory.data(), region->second.bytes); error != 0) {
       regions_.erase(region);

@@ -27,3 +27,4 @@ void* spdk_zmalloc(size_t bytes, size_t alignment, uint64_t* unused, int numa_no
 void spdk_free(void* memory);
 int spdk_mem_register(void* memory, size_t bytes);
 int spdk_mem_unregister(void* memory, size_t bytes);
+bool spdk_iommu_is_enabled();
