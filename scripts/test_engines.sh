@@ -66,6 +66,16 @@ tests() {
   done
 }
 
+# LMCache's own tests of native connectors are in its source alone.
+lmcache_contract() {
+  local name=test_native_connector_l2_adapter.py
+  uv pip install --quiet --python "$root/$1/bin/python" 'setuptools<81' setuptools_scm || return 1
+  NO_NATIVE_EXT=1 NO_GPU_EXT=1 "$root/uv/bin/pip" --python "$root/$1/bin/python" download --quiet --no-deps \
+    --no-binary lmcache --no-build-isolation --dest "$root" "lmcache==$2" || return 1
+  tar -xzf "$root/lmcache-$2.tar.gz" -C "$root" --strip-components=4 "lmcache-$2/tests/v1/distributed/$name" || return 1
+  PYTHONPATH=connectors/lmcache/tests PYTEST_ADDOPTS='-p contract' tests "$1" "$root/$name"
+}
+
 heading "the package"
 prepare || { skip engines "uv, nanobind and scikit-build-core cannot be had from PyPI"; exit 77; }
 build_wheel || { echo "kvpool: the wheel cannot be built" >&2; exit 1; }
@@ -84,7 +94,8 @@ for part in "${parts[@]}"; do
       tests "$part" tests/engines/test_vllm_llama.py tests/engines/test_vllm_windows.py ;;
     lmcache)
       environment "$part" lmcache==0.5.6 || { skip "$part" "LMCache 0.5.6 cannot be had from PyPI"; continue; }
-      tests "$part" connectors/lmcache/tests ;;
+      tests "$part" connectors/lmcache/tests
+      lmcache_contract "$part" 0.5.6 || skip "$part" "LMCache's source cannot be had from PyPI" ;;
     *) echo "kvpool: no part $part" >&2; exit 2 ;;
   esac
 done

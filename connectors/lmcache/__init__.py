@@ -1,10 +1,10 @@
 """A kvpool as second level of LMCache: its `native_plugin` adapter. docs/lmcache.md says how it is set up."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvpool._native import LMCacheAdapter
+from kvpool._native import LMCacheAdapter, use_huge_pages
 from kvpool.pool import Pool
 
 LENGTHS_MAX = 64
@@ -17,6 +17,7 @@ class Adapter(LMCacheAdapter):
     config       the path of a kvpool.toml, or the same as a dict
     lengths_max  values may have that many different lengths; those of further ones are not stored
     huge_pages   whether LMCache's buffers are turned into huge pages where the kernel can: drives are faster so
+    memory       buffers in which all values will lie, for devices to know them before (Pool)
 
     Opens the pool, which it alone uses and which goes with it. Any thread may submit, and one may drain.
     Raises a KVPoolError for a configuration that cannot be.
@@ -27,6 +28,9 @@ class Adapter(LMCacheAdapter):
         config: str | os.PathLike[str] | Mapping[str, Any],
         lengths_max: int = LENGTHS_MAX,
         huge_pages: bool = True,
+        memory: Sequence[Any] = (),
     ):
-        self.pool = Pool(config)
-        super().__init__(self.pool._native, lengths_max, huge_pages)
+        if memory and huge_pages:
+            use_huge_pages(list(memory))  # now: pages that are pinned stay as they are
+        self.pool = Pool(config, memory)
+        super().__init__(self.pool._native, lengths_max, huge_pages and not memory)

@@ -1,4 +1,4 @@
-"""kvpool behind LMCache's own native_plugin adapter, made as its command line makes it."""
+"""kvpool as LMCache's native_plugin and as its plugin, made as its command line makes them."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ pytest.importorskip("lmcache", reason="lmcache is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from lmcache.v1.distributed.api import MemoryLayoutDesc, ObjectKey  # noqa: E402
+from lmcache.v1.distributed.internal_api import L1MemoryDesc  # noqa: E402
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
 from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config  # noqa: E402
 from lmcache.v1.memory_management import MemoryFormat, MemoryObjMetadata, TensorMemoryObj  # noqa: E402
@@ -20,24 +21,30 @@ LAYOUT = {0: MemoryLayoutDesc(shapes=[], dtypes=[])}
 PATIENCE_S = 30
 
 
-def make_adapter(config, **more):
-    spec = {
-        "type": "native_plugin",
-        "module_path": "kvpool.lmcache",
-        "class_name": "Adapter",
-        "adapter_params": {"config": config},
-        **more,
-    }
+def make_adapter(config, capacity_gb=0, kind="native_plugin", memory=None):
+    spec = {"type": "native_plugin", "module_path": "kvpool.lmcache", "class_name": "Adapter",
+            "adapter_params": {"config": config}, "max_capacity_gb": capacity_gb}  # fmt: skip
+    if kind == "plugin":
+        spec = {"type": "plugin", "module_path": "kvpool.lmcache.plugin", "class_name": "L2Adapter",
+                "adapter_params": {"config": config, "max_capacity_gb": capacity_gb}}  # fmt: skip
     parsed = parse_args_to_l2_adapters_config(argparse.Namespace(l2_adapter=[json.dumps(spec)]))
-    return create_l2_adapter(parsed.adapters[0])
+    described = None if memory is None else L1MemoryDesc(memory.data_ptr(), memory.nbytes, 4096)
+    return create_l2_adapter(parsed.adapters[0], described)
+
+
+def config_of(device, path):
+    devices = {"memory": {"kind": "memory"}, "file": {"kind": "file", "path": str(path)}}
+    return {"pool": {"buffers": 0, "staging": "8MiB"}, "device": [devices[device] | {"size": "64MiB"}]}
 
 
 @pytest.fixture(params=["memory", "file"])
-def adapter(request, tmp_path):
-    device = {"kind": "memory", "size": "64MiB"}
-    if request.param == "file":
-        device = {"kind": "file", "path": str(tmp_path / "pool"), "size": "64MiB"}
-    made = make_adapter({"pool": {"buffers": 0, "staging": "8MiB"}, "device": [device]}, max_capacity_gb=0.0625)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=["native_plugin", "plugin"])
+def adapter(request, device, tmp_path):
+    made = make_adapter(config_of(device, tmp_path / "pool"), 0.0625, request.param)
     yield made
     made.close()
 
@@ -156,7 +163,32 @@ def test_many_tasks_at_once(adapter):
         assert all(torch.all(each.tensor == float(i)) for each in back[i])
 
 
-def test_status_and_close(tmp_path):
+def test_a_plugin_is_told_of_lmcaches_memory(device, tmp_path):
+    """Values anywhere in it are stored from and loaded into where they lie; what else it holds stays."""
+    memory = torch.full((8 * MIB,), 7, dtype=torch.uint8)
+    made = make_adapter(config_of(device, tmp_path / "pool"), kind="plugin", memory=memory)
+    values = [part_of(memory, at, MIB + 4096 * at // MIB) for at in range(0, 6 * MIB, 2 * MIB)]
+    keys = [key_of(i) for i in range(3)]
+    for i, value in enumerate(values):
+        value.tensor.fill_(i + 1)
+    assert store(made, keys, values).is_successful()
+    memory.fill_(7)
+    assert load(made, keys, values) == [True] * 3
+    assert all(torch.all(value.tensor == i + 1) for i, value in enumerate(values))
+    lengths = sum(value.tensor.numel() for value in values)
+    assert int((memory == 7).sum()) == memory.numel() - lengths
+    made.close()
+
+
+def part_of(memory, at, length):
+    data = memory[at : at + length]
+    metadata = MemoryObjMetadata(
+        shape=data.shape, dtype=data.dtype, address=at, phy_size=length, fmt=MemoryFormat.KV_2LTD, ref_count=1
+    )
+    return TensorMemoryObj(data, metadata, parent_allocator=None)
+
+
+def test_status_and_close():
     made = make_adapter({"device": [{"kind": "memory", "size": "64MiB"}], "pool": {"buffers": 0}})
     assert made.report_status()["is_healthy"] and made.report_status()["type"] == "Adapter"
     fds = {made.get_store_event_fd(), made.get_lookup_and_lock_event_fd(), made.get_load_event_fd()}
