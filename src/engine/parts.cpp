@@ -187,7 +187,7 @@ TransferJob Engine::job_for(PartHandle handle, std::byte* consumer) {
   TransferJob job{.length_bytes = position.bytes, .tag = handle.value};
   if (ticket.op == Op::store) {
     job.source = consumer;
-    job.sum = options_.verify != Verify::none;
+    job.sum = verifies(queue);
     job.seed = checksum_seed(catalog_.key(ticket.stored[position.block].id), position.segment);
     if (part.address != consumer) {
       job.destination = part.address;
