@@ -4,12 +4,15 @@
 
 #include <cstdio>
 
+#include "kvpool/kvpool.h"
+
 namespace kvpool {
 
 Tool::Tool() : parser_("One pool of host memory and SSDs for the KV caches of long contexts.", "kvpool") {
   parser_.require_subcommand(1);
   // Options that a command does not know belong to the tool: --json may stand last.
   parser_.fallthrough();
+  parser_.set_version_flag("--version", "kvpool " KVPOOL_VERSION_STRING, "print the version and end");
   parser_.add_flag("--json", json_, "standard output is one JSON object (docs/cli.md has the schemas)");
 }
 
@@ -28,7 +31,7 @@ int Tool::run(int argc, const char* const* argv) {
   try {
     parser_.parse(argc, argv);
   } catch (const CLI::Success& success) {
-    return parser_.exit(success);  // --help
+    return parser_.exit(success);  // --help, --version
   } catch (const CLI::RequiredError& error) {
     const std::vector<std::string> unknown = parser_.remaining(true);
     if (unknown.empty()) return print_error(fmt::format("{} (try --help)", error.what()));

@@ -67,6 +67,11 @@ class CommandLine(Tool):
             self.assertIn(" ".join(["Usage: kvpool", *command]) + " ", out)
             self.assertEqual(err, "")
 
+    def test_version(self):
+        out, err = self.run_tool("--version", code=0)
+        self.assertRegex(out, r"^kvpool \d+\.\d+\.\d+\n$")
+        self.assertEqual(err, "")
+
     def test_a_line_that_cannot_be_read_is_bad_input(self):
         self.refused(message="A subcommand is required")
         self.refused("config", message="A subcommand is required")
