@@ -3,7 +3,7 @@
 # make        build only: build/release/kvpool
 # Each installs the packages that are missing first (packages.txt).
 
-.PHONY: all demo test test-vm test-engines bench fuzz format lint clean packages
+.PHONY: all demo test test-vm test-engines wheel bench fuzz format lint clean packages
 .NOTPARALLEL:
 
 FUZZ_SECONDS ?= 60
@@ -28,6 +28,11 @@ test-vm: packages
 test-engines: packages
 	@scripts/packages.sh engines
 	@scripts/test_engines.sh $(PARTS) || [ $$? -eq 77 ]  # nothing of it can be had: it says SKIP
+
+# A wheel that other machines install without kvpool's libraries, into build/wheel. The first of PYTHON builds it, all try it.
+wheel: packages
+	@scripts/packages.sh engines
+	@scripts/wheel.sh $(PYTHON)
 
 # The figures that docs/benchmarks.md bounds: the engine alone, then real devices against their references.
 bench: packages
