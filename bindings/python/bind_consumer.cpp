@@ -110,8 +110,9 @@ void add_buffers(Order& order, const Consumer& consumer, const Namespace& ns, nb
   }
 }
 
-void set_chain(Order& order, const Namespace& ns, nb::handle keys, const std::optional<nb::bytes>& parent,
-               double timeout_s) {
+void set_chain(Order& order, const Consumer& consumer, const Namespace& ns, nb::handle keys,
+               const std::optional<nb::bytes>& parent, double timeout_s) {
+  if (ns.pool != consumer.pool()->id()) refuse("the namespace is of another pool than the consumer");
   order.request.ns = ns.number;
   order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
   if (!keys.is_none()) order.keys = keys_from(keys);
@@ -125,7 +126,7 @@ std::shared_ptr<Request> match(Consumer& consumer, const Namespace& ns, nb::hand
                                const std::optional<nb::bytes>& parent, bool pin) {
   Order order;
   order.op = Op::match;
-  set_chain(order, ns, keys, parent, -1);
+  set_chain(order, consumer, ns, keys, parent, -1);
   order.request.flags = pin ? KVPOOL_PIN : 0;
   return consumer.send(std::move(order));
 }
@@ -134,14 +135,16 @@ std::shared_ptr<Request> store(Consumer& consumer, const Namespace& ns, nb::hand
                                const std::optional<nb::bytes>& parent, double timeout_s) {
   Order order;
   order.op = Op::store;
-  set_chain(order, ns, keys, parent, timeout_s);
+  set_chain(order, consumer, ns, keys, parent, timeout_s);
   add_buffers(order, consumer, ns, buffers, order.request.blocks, {0, ns.segments()});
   return consumer.send(std::move(order));
 }
 
-void take_run(Order& order, Pin& pin, uint32_t block_first, const std::optional<uint32_t>& blocks) {
+void take_run(Order& order, const Consumer& consumer, const Pin& pin, uint32_t block_first,
+              const std::optional<uint32_t>& blocks) {
   order.request.pin = pin.number();
   if (pin.number() == 0) refuse("the pin is released");
+  if (!pin.is_of(*consumer.pool())) refuse("the pin is of another pool than the consumer");
   if (block_first > pin.blocks() || blocks.value_or(0) > pin.blocks() - block_first) {
     refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks");
   }
@@ -157,11 +160,12 @@ std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::h
   order.op = Op::retrieve;
   std::shared_ptr<Pin> pin;
   if (nb::try_cast(keys_or_pin, pin) && pin) {
-    set_chain(order, ns, nb::none(), {}, timeout_s);
-    take_run(order, *pin, block_first, blocks);
+    set_chain(order, consumer, ns, nb::none(), {}, timeout_s);
+    take_run(order, consumer, *pin, block_first, blocks);
+    if (!pin->is_of(ns)) refuse("the pin is of another namespace");
     order.kept.push_back(pin);  // it outlives the request
   } else {
-    set_chain(order, ns, keys_or_pin, {}, timeout_s);
+    set_chain(order, consumer, ns, keys_or_pin, {}, timeout_s);
   }
   if (segment_first >= ns.segments() || segment_count.value_or(1) > ns.segments() - segment_first ||
       segment_count == 0U) {
@@ -179,7 +183,7 @@ std::shared_ptr<Request> stage(Consumer& consumer, const std::shared_ptr<Pin>& p
   Order order;
   order.op = Op::stage;
   order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
-  take_run(order, *pin, block_first, blocks);
+  take_run(order, consumer, *pin, block_first, blocks);
   order.kept.push_back(pin);
   return consumer.send(std::move(order));
 }
@@ -187,7 +191,7 @@ std::shared_ptr<Request> stage(Consumer& consumer, const std::shared_ptr<Pin>& p
 std::shared_ptr<Request> estimate(Consumer& consumer, const std::shared_ptr<Pin>& pin) {
   Order order;
   order.op = Op::estimate;
-  take_run(order, *pin, 0, {});
+  take_run(order, consumer, *pin, 0, {});
   order.kept.push_back(pin);
   return consumer.send(std::move(order));
 }
@@ -195,15 +199,17 @@ std::shared_ptr<Request> estimate(Consumer& consumer, const std::shared_ptr<Pin>
 std::shared_ptr<Request> remove(Consumer& consumer, const Namespace& ns, nb::handle keys) {
   Order order;
   order.op = Op::remove;
-  set_chain(order, ns, keys, {}, -1);
+  set_chain(order, consumer, ns, keys, {}, -1);
   return consumer.send(std::move(order));
 }
 
 nb::object region(const std::shared_ptr<Consumer>& consumer) {
   const std::span<std::byte> bytes = consumer->region();
-  return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>(bytes.data(), {bytes.size()},
-                                                                                nb::find(consumer)),
-                  nb::rv_policy::reference);
+  const nb::capsule owner(new Consumer::Lent(consumer),
+                          [](void* lent) noexcept { delete static_cast<Consumer::Lent*>(lent); });
+  return nb::cast(
+      nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>(bytes.data(), {bytes.size()}, owner),
+      nb::rv_policy::reference);
 }
 
 void bind_results(nb::module_& module) {

@@ -48,6 +48,7 @@ class Mover final : public Closable {
                                 .pieces = std::move(*pieces),
                                 .group = group});
     }
+    if (ns.pool != pool->id()) refuse(KVPOOL_INVALID_ARGUMENT, "the namespace is of another pool");
     check_segments(options, ns);
     auto made = std::make_shared<Mover>();
     kvpool_status status = KVPOOL_OK;
@@ -55,17 +56,24 @@ class Mover final : public Closable {
     made->mover_ = pages::PageMover::open(std::move(options), &status, &error);
     check(status, error);
     made->pool_ = pool;
+    made->ns_ = ns;
     pool->add(made);
     return made;
   }
   ~Mover() override {
-    const bool idle = mover_ == nullptr || mover_->jobs_under_way() == 0;
+    if (mover_ == nullptr) return;
+    constexpr uint64_t most_us = 10'000'000;
+    kvpool_error ignored{};
+    kvpool_status status = KVPOOL_OK;
+    pool_->begin_leaving();
     {
       const nb::gil_scoped_release let;
+      status = mover_->close(most_us, &ignored);
       mover_.reset();
     }
-    // Its thread may be left behind with work that does not end: then the pool is, too.
-    if (!idle) (void)new std::shared_ptr<Pool>(pool_);
+    pool_->end_leaving();
+    // Its thread is left behind with work that does not end: then the pool is, too.
+    if (status != KVPOOL_OK) (void)new std::shared_ptr<Pool>(pool_);
   }
 
   void store(uint64_t id, uint64_t chain, nb::handle keys, const std::optional<nb::bytes>& parent,
@@ -77,6 +85,7 @@ class Mover final : public Closable {
   }
   void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
             const PageNumbers& numbers, double timeout_s) {
+    if (!pin->is_of(ns_)) refuse(KVPOOL_INVALID_ARGUMENT, "the pin is of another namespace or pool");
     pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
     job.pages.assign(numbers.data(), numbers.data() + numbers.size());
     job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
@@ -152,7 +161,9 @@ class Mover final : public Closable {
   static void check_sent(kvpool_status status) {
     if (status == KVPOOL_BUSY) refuse(status, "too many jobs of the page mover are under way");
     if (status != KVPOOL_OK) {
-      refuse(status, "a job names pages that are not there, or another number of them than its blocks have");
+      refuse(status,
+             "a job names pages that are not there, another number of them than its blocks have, or the id "
+             "of one that is under way");
     }
   }
   std::shared_ptr<pages::PageMover> get() {
@@ -161,6 +172,7 @@ class Mover final : public Closable {
   }
 
   std::shared_ptr<Pool> pool_;
+  Namespace ns_;
   std::shared_ptr<pages::PageMover> mover_;
   std::map<uint64_t, std::shared_ptr<Pin>> pins_;  // of loads under way
 };

@@ -77,36 +77,78 @@ std::shared_ptr<Consumer> Consumer::open(std::shared_ptr<Pool> pool, const std::
 }
 
 Consumer::~Consumer() {
-  if (consumer_ == nullptr || pool_->closed()) return;
+  if (consumer_ == nullptr || pool_->gone()) return;
   kvpool_error ignored{};
   constexpr uint64_t most_us = 10'000'000;
-  const nb::gil_scoped_release released;
-  (void)kvpool_consumer_close(consumer_, most_us, &ignored);
+  kvpool_status status = KVPOOL_OK;
+  pool_->begin_leaving();
+  {
+    const nb::gil_scoped_release released;
+    status = kvpool_consumer_close(consumer_, most_us, &ignored);
+  }
+  pool_->end_leaving();
+  // A device that does not let go may still write to what the requests name.
+  if (status != KVPOOL_OK) (void)new std::vector<Slot>(std::move(under_way_));
+}
+
+void Consumer::end_requests(double timeout_s) {
+  const auto until = Clock::now() + std::chrono::microseconds(microseconds(timeout_s));
+  for (const Slot& slot : under_way_) {
+    if (const auto request = slot.request.lock()) request->cancel();
+  }
+  while (consumer_ != nullptr) {
+    poll();
+    if (free_.size() == requests_max) return;
+    if (Clock::now() >= until) throw PoolError(KVPOOL_TIMED_OUT, "a device still holds buffers; close again");
+    const nb::gil_scoped_release released;
+    ::poll(nullptr, 0, shared_slice_ms);
+  }
 }
 
 void Consumer::close(double timeout_s) {
-  if (consumer_ == nullptr) return;
+  while (closing_) {  // another thread is
+    const nb::gil_scoped_release released;
+    ::poll(nullptr, 0, shared_slice_ms);
+  }
+  if (closed()) return;
+  if (lent_ > 0) {
+    end_requests(timeout_s);
+    closed_ = true;  // the rest goes with the last who could use the region
+    return;
+  }
   kvpool_consumer* const closing = std::exchange(consumer_, nullptr);  // nobody else uses it from here on
+  closing_ = true;
   kvpool_error error{};
   kvpool_status status = KVPOOL_OK;
   {
     const nb::gil_scoped_release released;
     status = kvpool_consumer_close(closing, microseconds(timeout_s), &error);
   }
+  closing_ = false;
   if (status != KVPOOL_OK) consumer_ = closing;
   check(status, error);
   // Their buffers are free, and nobody will say more of them.
-  for (std::shared_ptr<Request>& slot : under_way_) {
-    const std::shared_ptr<Request> request = std::exchange(slot, nullptr);
+  for (Slot& slot : under_way_) {
+    const Slot ended = std::exchange(slot, {});
+    const std::shared_ptr<Request> request = ended.request.lock();
     if (request == nullptr) continue;
     if (!request->result_) request->result_ = Result{.status = KVPOOL_CLOSED};
     request->released_ = true;
-    request->order_.kept.clear();
   }
 }
 
+Consumer::Lent::Lent(std::shared_ptr<Consumer> consumer) : consumer_(std::move(consumer)) {
+  ++consumer_->lent_;
+  consumer_->pool_->lend();
+}
+
+Consumer::Lent::~Lent() {
+  --consumer_->lent_;
+  consumer_->pool_->take_back();
+}
+
 kvpool_consumer* Consumer::get() const {
-  if (consumer_ == nullptr) throw PoolError(KVPOOL_CLOSED, "the consumer is closed");
+  if (closed()) throw PoolError(KVPOOL_CLOSED, "the consumer is closed");
   return consumer_;
 }
 
@@ -121,18 +163,19 @@ std::shared_ptr<Request> Consumer::send(Order order) {
   if (free_.empty()) poll();
   if (free_.empty())
     throw PoolError(KVPOOL_BUSY, "256 requests of this consumer are under way; wait for some");
-  auto request = std::make_shared<Request>(shared_from_this(), std::move(order));
-  kvpool_request& sent = request->order_.request;
+  auto request = std::make_shared<Request>(shared_from_this());
+  auto kept = std::make_unique<Order>(std::move(order));
+  kvpool_request& sent = kept->request;
   sent.struct_size = sizeof sent;
   sent.user_data = free_.back();
-  sent.keys = request->order_.keys.data();
-  sent.buffers = request->order_.addresses.data();
-  const kvpool_status status = submit(request->order_.op, consumer, sent, &request->ticket_);
+  sent.keys = kept->keys.data();
+  sent.buffers = kept->addresses.data();
+  const kvpool_status status = submit(kept->op, consumer, sent, &request->ticket_);
   if (status != KVPOOL_OK) {
     throw PoolError(status, status == KVPOOL_BUSY ? "the pool's queue is full; wait for some requests"
                                                   : "the pool refused the request");
   }
-  under_way_[free_.back()] = request;
+  under_way_[free_.back()] = {std::move(kept), request};
   free_.pop_back();
   return request;
 }
@@ -148,31 +191,40 @@ void Consumer::poll() {
 
 void Consumer::take(const kvpool_completion& completion) {
   if (completion.user_data >= requests_max) return;  // an unpin's
-  const std::shared_ptr<Request> request = under_way_[completion.user_data];
+  Slot& slot = under_way_[completion.user_data];
+  const std::shared_ptr<Request> request = slot.request.lock();
   if (completion.kind == KVPOOL_RESULT) {
+    const bool pinned =
+        slot.order->op == Op::match && completion.pin != 0;  // others name what they were given
+    if (request == nullptr) {
+      if (pinned) unpins_.push_back(completion.pin);
+      return;
+    }
     request->result_ = Result{.status = static_cast<kvpool_status>(completion.status),
                               .blocks = completion.blocks,
                               .segments = completion.segments,
                               .bytes = completion.bytes,
                               .estimate_s = static_cast<double>(completion.estimate_us) / 1e6,
                               .pin = nullptr};
-    if (request->order_.op == Op::match && completion.pin != 0) {  // others name the pin that they were given
-      request->result_->pin = std::make_shared<Pin>(shared_from_this(), completion.pin, completion.blocks);
+    if (pinned) {
+      request->result_->pin = std::make_shared<Pin>(shared_from_this(), completion.pin,
+                                                    slot.order->request.ns, completion.blocks);
     }
     return;
   }
-  request->released_ = true;
-  request->order_.kept.clear();
-  under_way_[completion.user_data] = nullptr;
+  if (request != nullptr) request->released_ = true;
+  const std::unique_ptr<Order> ended =
+      std::move(slot.order);  // its buffers' owners may run code of their own
+  slot = {};
   free_.push_back(static_cast<uint32_t>(completion.user_data));
 }
 
 bool Consumer::wait(const Request& request, bool released, double timeout_s) {
   const auto until = Clock::now() + std::chrono::microseconds(microseconds(timeout_s));
   for (;;) {
-    if (consumer_ != nullptr) poll();
+    if (!closed()) poll();
     if (released ? request.released() : request.done()) return true;
-    if (consumer_ == nullptr) {  // another thread is closing it
+    if (closed()) {  // another thread is closing it
       const nb::gil_scoped_release let;
       ::poll(nullptr, 0, shared_slice_ms);
       continue;
@@ -193,7 +245,7 @@ bool Consumer::wait(const Request& request, bool released, double timeout_s) {
 }
 
 void Consumer::unpin(kvpool_pin pin) {
-  if (consumer_ == nullptr || pool_->closed()) return;
+  if (closed() || pool_->closed()) return;
   unpins_.push_back(pin);
   send_unpins();
 }

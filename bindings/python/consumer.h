@@ -51,12 +51,24 @@ class Consumer final : public Closable, public std::enable_shared_from_this<Cons
   Consumer& operator=(const Consumer&) = delete;
   ~Consumer() override;
 
+  // Raises TimedOut where a device still holds buffers; it may be called again.
   void close(double timeout_s) override;
   [[nodiscard]] kvpool_consumer* get() const;
-  [[nodiscard]] bool closed() const { return consumer_ == nullptr; }
+  [[nodiscard]] bool closed() const { return consumer_ == nullptr || closed_; }
   [[nodiscard]] const std::shared_ptr<Pool>& pool() const { return pool_; }
   // Memory of the pool's own, of huge pages and registered with the devices: empty, or region_bytes.
   [[nodiscard]] std::span<std::byte> region() const;
+  // Held by whoever may use the region: as long as one of these is there, closing gives no memory back.
+  class Lent {
+   public:
+    explicit Lent(std::shared_ptr<Consumer> consumer);
+    Lent(const Lent&) = delete;
+    Lent& operator=(const Lent&) = delete;
+    ~Lent();
+
+   private:
+    std::shared_ptr<Consumer> consumer_;
+  };
   // How a request spells that address.
   [[nodiscard]] uint64_t address(const void* pointer) const { return kvpool_address(get(), pointer); }
 
@@ -72,13 +84,23 @@ class Consumer final : public Closable, public std::enable_shared_from_this<Cons
   void unpin(kvpool_pin pin);
 
  private:
+  // What the pool has of a request. Not the request: that holds the consumer.
+  struct Slot {
+    std::unique_ptr<Order> order;
+    std::weak_ptr<Request> request;
+  };
+
   Consumer() = default;
+  void end_requests(double timeout_s);
   void send_unpins();
   void take(const kvpool_completion& completion);
 
   std::shared_ptr<Pool> pool_;
   kvpool_consumer* consumer_ = nullptr;
-  std::vector<std::shared_ptr<Request>> under_way_;  // by user_data
+  bool closing_ = false;  // one thread is, without the GIL
+  bool closed_ = false;
+  uint32_t lent_ = 0;
+  std::vector<Slot> under_way_;  // by user_data
   std::vector<uint32_t> free_;
   std::vector<kvpool_pin> unpins_;
   uint32_t waiting_ = 0;  // threads in wait()
@@ -87,8 +109,8 @@ class Consumer final : public Closable, public std::enable_shared_from_this<Cons
 // A pinned run: while it is held, its blocks stay. The last owner gives it back.
 class Pin {
  public:
-  Pin(std::shared_ptr<Consumer> consumer, kvpool_pin pin, uint32_t blocks)
-      : consumer_(std::move(consumer)), pin_(pin), blocks_(blocks) {}
+  Pin(std::shared_ptr<Consumer> consumer, kvpool_pin pin, uint32_t ns, uint32_t blocks)
+      : consumer_(std::move(consumer)), pin_(pin), ns_(ns), blocks_(blocks) {}
   Pin(const Pin&) = delete;
   Pin& operator=(const Pin&) = delete;
   ~Pin() { release(); }
@@ -96,12 +118,17 @@ class Pin {
   void release();
   [[nodiscard]] kvpool_pin number() const { return pin_; }  // 0: released
   [[nodiscard]] uint32_t blocks() const { return blocks_; }
+  [[nodiscard]] bool is_of(const Pool& pool) const { return consumer_->pool()->id() == pool.id(); }
+  [[nodiscard]] bool is_of(const Namespace& ns) const {
+    return consumer_->pool()->id() == ns.pool && ns_ == ns.number;
+  }
   // Its number, for a request that gives it back.
   [[nodiscard]] kvpool_pin take() { return std::exchange(pin_, 0); }
 
  private:
   std::shared_ptr<Consumer> consumer_;
   kvpool_pin pin_;
+  uint32_t ns_;
   uint32_t blocks_;
 };
 
@@ -116,8 +143,7 @@ struct Result {
 
 class Request {
  public:
-  Request(std::shared_ptr<Consumer> consumer, Order order)
-      : consumer_(std::move(consumer)), order_(std::move(order)) {}
+  explicit Request(std::shared_ptr<Consumer> consumer) : consumer_(std::move(consumer)) {}
 
   [[nodiscard]] bool done() const { return result_.has_value(); }
   [[nodiscard]] bool released() const { return released_; }
@@ -131,7 +157,6 @@ class Request {
  private:
   friend class Consumer;
   std::shared_ptr<Consumer> consumer_;
-  Order order_;
   kvpool_ticket ticket_ = 0;
   std::optional<Result> result_;
   bool released_ = false;

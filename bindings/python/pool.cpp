@@ -6,7 +6,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include "consumer.h"
@@ -56,28 +58,56 @@ Pool::~Pool() {
   if (status != KVPOOL_OK) (void)new Kept(std::move(memory_));
 }
 
-void Pool::close(double timeout_s) {
-  if (pool_ == nullptr || closing_) return;
+void Pool::close_users(double timeout_s) {
   const std::vector<std::weak_ptr<Closable>> users = users_;  // closing lets others run
   for (const std::weak_ptr<Closable>& weak : users) {
     if (const auto user = weak.lock()) user->close(timeout_s);
   }
-  if (pool_ == nullptr || closing_) return;
-  closing_ = true;
+  while (leaving_ > 0) {
+    const nb::gil_scoped_release released;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+void Pool::close(double timeout_s) {
+  if (closed() || closing_) return;
+  closing_ = true;  // nobody begins to use it any more
+  try {
+    close_users(timeout_s);
+    if (lent_ == 0) give_back(timeout_s);
+    closed_ = true;
+  } catch (...) {
+    closing_ = false;
+    throw;
+  }
+  closing_ = false;
+}
+
+void Pool::give_back(double timeout_s) {
   kvpool_error error{};
   kvpool_status status = KVPOOL_OK;
   {
     const nb::gil_scoped_release released;
     status = kvpool_close(pool_, microseconds(timeout_s), &error);
   }
-  closing_ = false;
   check(status, error);
   pool_ = nullptr;
   memory_.clear();
 }
 
+// Nothing is under way when it was closed, so that this takes no time.
+void Pool::take_back() {
+  if (--lent_ > 0 || !closed_ || pool_ == nullptr) return;
+  constexpr double most_s = 10;
+  try {
+    give_back(most_s);
+  } catch (const PoolError&) {
+    // The destructor tries again.
+  }
+}
+
 kvpool_pool* Pool::get() const {
-  if (pool_ == nullptr || closing_) throw PoolError(KVPOOL_CLOSED, "the pool is closed");
+  if (closed() || closing_) throw PoolError(KVPOOL_CLOSED, "the pool is closed");
   return pool_;
 }
 
@@ -96,6 +126,7 @@ Namespace Pool::open_namespace(Namespace wanted) {
   geometry.flat = wanted.flat ? 1 : 0;
   kvpool_error error{};
   check(kvpool_namespace_open(get(), &geometry, &wanted.number, &error), error);
+  wanted.pool = id_;
   return wanted;
 }
 

@@ -28,6 +28,7 @@ class Closable {
 
 // A namespace of a pool, and the shape of its blocks.
 struct Namespace {
+  uint64_t pool = 0;  // Pool::id()
   uint32_t number = 0;
   std::string name;
   uint32_t block_tokens = 0;
@@ -49,9 +50,16 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
   ~Pool();
 
-  // Closes what uses it first. TIMED_OUT: a device still holds buffers; it may be called again.
+  // Closes what uses it first. TIMED_OUT: a device still holds buffers; it may be called again. While memory
+  // of its own is lent nobody can use it any more, but devices and memory are kept until the last comes back.
   void close(double timeout_s);
-  [[nodiscard]] bool closed() const { return pool_ == nullptr; }
+  [[nodiscard]] bool closed() const { return pool_ == nullptr || closed_; }
+  // Devices and memory are given back.
+  [[nodiscard]] bool gone() const { return pool_ == nullptr; }
+  void lend() { ++lent_; }
+  void take_back();
+  // Of no other pool of the process, ever.
+  [[nodiscard]] uint64_t id() const { return id_; }
   // Throws when it is closed.
   [[nodiscard]] kvpool_pool* get() const;
 
@@ -62,10 +70,21 @@ class Pool {
   [[nodiscard]] nanobind::list device_stats() const;
 
   void add(const std::shared_ptr<Closable>& user);
+  // Around what a user's destructor does without the GIL: the pool is closed after it.
+  void begin_leaving() { ++leaving_; }
+  void end_leaving() { --leaving_; }
 
  private:
+  void close_users(double timeout_s);
+  void give_back(double timeout_s);
+  static inline uint64_t last_id = 0;
+
+  uint64_t id_ = ++last_id;
   kvpool_pool* pool_ = nullptr;
   bool closing_ = false;  // one thread is, without the GIL
+  bool closed_ = false;
+  uint32_t leaving_ = 0;
+  uint32_t lent_ = 0;
   std::vector<std::weak_ptr<Closable>> users_;
   Kept memory_;
 };

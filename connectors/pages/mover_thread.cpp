@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <unordered_set>
 
 #include "connectors/pages/mover_work.h"
 
@@ -97,28 +98,29 @@ void PageMover::look_at_progress() {
 // Loads first, a unit each in turn, but for a unit's memory that stores can always have.
 void PageMover::start_units() {
   const size_t kept = slot_count_ >= 2 * unit_blocks_ && !stores_.empty() ? unit_blocks_ : 0;
-  for (auto* const jobs : {&loads_, &stores_}) {
-    bool started = true;
-    while (started && !free_units_.empty()) {
-      started = false;
-      for (const std::unique_ptr<Job>& job : *jobs) {
-        if (!job->wants_more() || (!job->is_load && !chain_is_free(*job))) continue;
-        started = start_unit(*job, job->is_load ? kept : 0) || started;
-      }
+  bool started = true;
+  while (started) {
+    started = false;
+    for (const std::unique_ptr<Job>& job : loads_) {
+      if (free_units_.empty() || free_slots_.size() <= kept) break;
+      if (job->wants_more()) started = start_unit(*job, kept) || started;
     }
   }
+  start_stores();
 }
 
-// A block must be in the pool before one that follows it is stored.
-bool PageMover::chain_is_free(const Job& job) const {
-  for (const std::unique_ptr<Job>& other : stores_) {
-    if (other->chain != job.chain) continue;
-    if (other.get() == &job) break;
-    if (!other->over()) return false;
+// A block must be in the pool before one that follows it is stored: of a chain the first store alone, one
+// unit after the other.
+void PageMover::start_stores() {
+  std::unordered_set<uint64_t> taken;
+  for (const std::unique_ptr<Unit>& unit : units_) {
+    if (unit->job != nullptr && !unit->job->is_load && !unit->has_result) taken.insert(unit->job->chain);
   }
-  return std::ranges::none_of(units_, [&](const std::unique_ptr<Unit>& unit) {
-    return unit->job != nullptr && !unit->job->is_load && unit->job->chain == job.chain && !unit->has_result;
-  });
+  for (const std::unique_ptr<Job>& job : stores_) {
+    if (free_units_.empty() || free_slots_.empty()) return;
+    if (job->over() || !taken.insert(job->chain).second) continue;
+    if (job->wants_more()) (void)start_unit(*job, 0);
+  }
 }
 
 bool PageMover::start_unit(Job& job, size_t slots_kept) {

@@ -113,6 +113,8 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
 
 kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks) const {
   if (blocks == 0 || pages.size() != blocks * block_pages_) return KVPOOL_INVALID_ARGUMENT;
+  const auto all = static_cast<int64_t>(readers_.size());  // of groups that no layer is in, too
+  if (std::ranges::any_of(pages, [&](int32_t page) { return page >= all; })) return KVPOOL_INVALID_ARGUMENT;
   for (size_t layer = 0; layer < options_.layers.size(); ++layer) {
     const auto most = static_cast<int64_t>(options_.layers[layer].pages);
     for (size_t block = 0; block < blocks; ++block) {
@@ -158,6 +160,7 @@ kvpool_status PageMover::enqueue(std::unique_ptr<Job> job) {
   {
     const std::lock_guard lock(mutex_);
     if (closing_) return KVPOOL_CLOSED;
+    if (under_way_.contains(job->id)) return KVPOOL_INVALID_ARGUMENT;
     if (under_way_.size() >= jobs_max || events_.size() + 2 * under_way_.size() + 2 > events_max) {
       return KVPOOL_BUSY;
     }

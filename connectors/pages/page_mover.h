@@ -84,7 +84,8 @@ class PageMover {
 
   static constexpr size_t jobs_max = 4096;
   static constexpr uint64_t wait_us_max = 60'000'000;
-  // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there. BUSY: the queue is full.
+  // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there, the id of a job that is
+  // under way. BUSY: the queue is full.
   [[nodiscard]] kvpool_status store(StoreJob job);
   [[nodiscard]] kvpool_status load(LoadJob job);
   // Ends a load or a store as soon as its copies have ended; its events come as always.
@@ -125,7 +126,7 @@ class PageMover {
   void start_units();
   [[nodiscard]] bool start_unit(Job& job, size_t slots_kept);
   [[nodiscard]] kvpool_status send(Unit& unit);
-  [[nodiscard]] bool chain_is_free(const Job& job) const;
+  void start_stores();
   void copy(const Unit& unit, const Job& job, uint32_t segment, uint32_t block) const;
   void scatter_to(Unit& unit, const Job& job, uint32_t segments, uint32_t blocks);
   void finish(Unit& unit, const kvpool_completion& result);

@@ -392,6 +392,28 @@ TEST_F(PageMoverTest, RefusesWhatCannotBe) {
   EXPECT_NE(std::string(error_.message).find("pool.buffers"), std::string::npos) << error_.message;
 }
 
+TEST_F(PageMoverTest, RefusesPagesOfAGroupThatNoLayerIsIn) {
+  start(toml({"memory"}));
+  MoverOptions options = engine_->options(pool_, shape_.ns);
+  options.pages.of_group.push_back(1);
+  kvpool_status status = KVPOOL_OK;
+  const auto other = PageMover::open(std::move(options), &status, &error_);
+  ASSERT_NE(other, nullptr) << error_.message;
+  EXPECT_EQ(other->store({.id = 1, .keys = {key(1)}, .pages = {0, 1, 2, 3, pages}}), KVPOOL_INVALID_ARGUMENT);
+  EXPECT_EQ(other->store({.id = 1, .keys = {key(1)}, .pages = {0, 1, 2, 3, 1'000'000'000}}),
+            KVPOOL_INVALID_ARGUMENT);
+  EXPECT_EQ(other->store({.id = 1, .keys = {key(1)}, .pages = {0, 1, 2, 3, pages - 1}}), KVPOOL_OK);
+}
+
+TEST_F(PageMoverTest, RefusesTheIdOfAJobThatIsUnderWay) {
+  start(toml({"file"}, "", "limit_write = \"1MB/s\""));
+  const std::vector<int32_t> numbers = {0, 1, 2, 3};
+  ASSERT_EQ(mover_->store({.id = 1, .keys = {key(1)}, .pages = numbers}), KVPOOL_OK);
+  EXPECT_EQ(mover_->store({.id = 1, .keys = {key(2)}, .pages = numbers}), KVPOOL_INVALID_ARGUMENT);
+  EXPECT_EQ(ended(1, EventKind::stored), 1U);
+  EXPECT_EQ(mover_->store({.id = 1, .keys = {key(2)}, .pages = numbers}), KVPOOL_OK);
+}
+
 TEST_F(PageMoverTest, ClosesWithWorkUnderWay) {
   start(toml({"file"}, "", "limit_read = \"2MB/s\""));
   EXPECT_EQ(store(1, 12), 12U);

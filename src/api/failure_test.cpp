@@ -51,7 +51,7 @@ TEST_F(Failure, BadOptionsTouchNothing) {
   EXPECT_EQ(kvpool_open(nullptr, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
   options.struct_size = sizeof options;
   EXPECT_EQ(kvpool_open(&options, nullptr, nullptr), KVPOOL_INVALID_ARGUMENT);
-  const std::array<kvpool_memory, 17> memory{};
+  std::array<kvpool_memory, 17> memory{};
   options.memory_count = 1;
   EXPECT_EQ(kvpool_open(&options, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
   options.memory = memory.data();
@@ -60,6 +60,9 @@ TEST_F(Failure, BadOptionsTouchNothing) {
     EXPECT_EQ(kvpool_open(&options, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
     EXPECT_NE(message().find("at most 16 pieces"), std::string::npos) << message();
   }
+  memory[0] = {.base = memory.data(), .bytes = uint64_t{1} << 62};
+  options.memory_count = 1;
+  EXPECT_EQ(kvpool_open(&options, &pool, &error_), KVPOOL_INVALID_ARGUMENT);
   EXPECT_EQ(pool, nullptr);
   EXPECT_FALSE(std::filesystem::exists(file_path()));
 }

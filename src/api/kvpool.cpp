@@ -86,9 +86,11 @@ kvpool_status kvpool_open(const kvpool_options* options, kvpool_pool** pool, kvp
     if (pool == nullptr || !kvpool::take_struct(options, known))
       return bad("kvpool_open: bad options", error);
     const std::span memory(known.memory, known.memory == nullptr ? 0 : known.memory_count);
-    const auto is_empty = [](const kvpool_memory& its) { return its.base == nullptr || its.bytes == 0; };
+    const auto is_none = [](const kvpool_memory& its) {
+      return its.base == nullptr || its.bytes == 0 || its.bytes >> 48 != 0;
+    };
     if (memory.size() != known.memory_count || memory.size() > offered_max ||
-        std::ranges::any_of(memory, is_empty)) {
+        std::ranges::any_of(memory, is_none)) {
       return bad("kvpool_open: memory of the caller's own is at most 16 pieces, none of them empty", error);
     }
     auto config = kvpool::read_config(known);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "api/pool_fixture.h"
 
@@ -176,6 +177,16 @@ TEST_F(Pool, StoresFromAndLoadsIntoMemoryThatWasAdded) {
   EXPECT_EQ(kvpool_region_add(client.handle(), own.data(), 64), KVPOOL_BUSY);
 }
 
+// Of this process, by devices that know memory.
+uint64_t pinned_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    uint64_t kib = 0;
+    if (word == "VmPin:" && status >> kib) return kib;
+  }
+  return 0;
+}
+
 TEST_F(Pool, StoresFromAndLoadsIntoMemoryThatDevicesWereToldOf) {
   close();
   std::vector<std::byte> own(4 << 20);
@@ -183,7 +194,12 @@ TEST_F(Pool, StoresFromAndLoadsIntoMemoryThatDevicesWereToldOf) {
   const std::string text = toml({"file"});
   const kvpool_options options{
       .struct_size = sizeof options, .config_toml = text.c_str(), .memory = &offered, .memory_count = 1};
+  const uint64_t unpinned_kib = pinned_kib();
   ASSERT_EQ(kvpool_open(&options, &pool_, &error_), KVPOOL_OK) << error_.message;
+  // Where no memory may be locked nothing is pinned, not even the pool's.
+  if (pinned_kib() > 0) {
+    EXPECT_GE(pinned_kib(), unpinned_kib + (4 << 10));
+  }
   const Shape shape = make({.segment_bytes = {4096, 16384}});
   Client client(pool_, 0);
   ASSERT_EQ(kvpool_region_add(client.handle(), own.data(), own.size()), KVPOOL_OK);

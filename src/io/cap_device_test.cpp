@@ -73,6 +73,13 @@ struct Capped {
   std::array<IoCompletion, 16> out;
 };
 
+TEST(CapDevice, OffersMemoryToTheDeviceBelow) {
+  Capped capped({.read_bytes_per_second = rate});
+  std::array<std::byte, 512> memory{};
+  capped.cap->offer(memory);
+  EXPECT_EQ(capped.lower->offered_bytes, memory.size());
+}
+
 TEST(CapDevice, HoldsSubmissionsBackAndSaysUntilWhen) {
   Capped capped({.read_bytes_per_second = rate}, true);
   ASSERT_TRUE(capped.cap->submit(request_of(IoKind::read, 500000, 1)));

@@ -30,6 +30,7 @@ class TestDevice final : public Device {
 
   [[nodiscard]] const std::string& name() const override { return name_; }
   [[nodiscard]] DeviceLimits limits() const override { return limits_; }
+  void offer(std::span<std::byte> memory) override { offered_bytes += memory.size(); }
   // The next poll() refuses writes no more, as when a discard has ended.
   void refuse_writes() { refuses_writes_ = true; }
   [[nodiscard]] bool submit(const IoRequest& request) override {
@@ -51,6 +52,7 @@ class TestDevice final : public Device {
   [[nodiscard]] Nanos next_event_time() const override { return waiting_.empty() ? never : Nanos{0}; }
 
   std::vector<ByteRange> discarded;
+  size_t offered_bytes = 0;
 
  private:
   IoCompletion carry_out(const IoRequest& request) {

@@ -1,7 +1,14 @@
-"""Requests as awaitables: one reader of an event loop for each consumer that has some awaited."""
+"""Requests as awaitables: one reader of an event loop for each consumer that has some awaited.
+
+A loop that was closed is not held by anything here: readers know their loop and their futures weakly.
+"""
 
 import asyncio
+import io
+import os
 import weakref
+
+from kvpool.errors import Closed
 
 # What another thread took from the consumer meanwhile is found after that time at the latest.
 _LOOK_AGAIN_S = 0.05
@@ -11,29 +18,34 @@ class _Reader:
     """The requests of one consumer that are awaited in one loop. Thread: the loop's."""
 
     def __init__(self, loop, consumer):
-        self.loop = loop
+        self.loop = weakref.ref(loop)
         self.consumer = consumer
-        self.awaited = []
+        self.awaited = []  # (request, future, weakly)
         self.timer = None
-        self.descriptor = -1
+        self.descriptor = None
 
     def add(self, request):
-        future = self.loop.create_future()
+        future = self.loop().create_future()
         if not self.awaited:
-            self.descriptor = self.consumer.fileno()
-            self.loop.add_reader(self.descriptor, self.look)
-        self.awaited.append((request, future))
+            # Its own: the consumer's may be closed, and its number somebody else's, before this reader goes.
+            self.descriptor = io.FileIO(os.dup(self.consumer.fileno()), closefd=True)
+            self.loop().add_reader(self.descriptor, self.look)
+        self.awaited.append((request, weakref.ref(future)))
+        future.add_done_callback(lambda ended: request.cancel() if ended.cancelled() else None)
         self.look()
         return future
 
     def look(self):
-        while self._take() and not self.consumer.arm():
+        try:
+            while self._take() and not self.consumer.arm():
+                pass
+        except Closed:  # by another thread; its requests end with that
             pass
         if self.timer:
             self.timer.cancel()
             self.timer = None
         if self.awaited:
-            self.timer = self.loop.call_later(_LOOK_AGAIN_S, self.look)
+            self.timer = self.loop().call_later(_LOOK_AGAIN_S, self.look)
 
     def _take(self):
         """Whether any is still under way."""
@@ -42,21 +54,26 @@ class _Reader:
         if not self.consumer.closed:
             self.consumer.poll()
         left = []
-        for request, future in self.awaited:
-            if future.cancelled():
-                request.cancel()
-            elif request.done():
-                try:
-                    future.set_result(request.result())
-                except Exception as error:  # the awaiting task's, whatever it is
-                    future.set_exception(error)
-            else:
-                left.append((request, future))
+        for request, reference in self.awaited:
+            future = reference()
+            if future is None or future.done():
+                continue
+            if not request.done():
+                left.append((request, reference))
+                continue
+            try:
+                future.set_result(request.result())
+            except Exception as error:  # the awaiting task's, whatever it is
+                future.set_exception(error)
         self.awaited = left
         if not left:
-            self.loop.remove_reader(self.descriptor)
-            _readers.get(self.loop, {}).pop(id(self.consumer), None)
+            self._end()
         return bool(left)
+
+    def _end(self):
+        self.loop().remove_reader(self.descriptor)
+        self.descriptor.close()
+        _readers.get(self.loop(), {}).pop(id(self.consumer), None)
 
 
 _readers: "weakref.WeakKeyDictionary" = weakref.WeakKeyDictionary()  # loop -> {consumer: _Reader}

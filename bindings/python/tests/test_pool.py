@@ -2,7 +2,10 @@
 
 import asyncio
 import ctypes
+import gc
 import threading
+import time
+import weakref
 
 import kvpool
 import pytest
@@ -267,3 +270,124 @@ def test_memory_is_addressed_up_to_its_end(pool, ns):
     back = (ctypes.c_ubyte * BLOCK_BYTES)()
     assert consumer.retrieve(ns, keys_of(1), back).result(10).ok
     assert bytes(back) == payload(1)
+
+
+def test_a_pin_serves_its_own_namespace_and_pool_alone(pool, ns, tmp_path):
+    """A buffer's size is checked by the namespace that the caller names: it must be the pin's."""
+    consumer = pool.consumer()
+    consumer.store(ns, keys_of(1), payload(1)).result(10)
+    pin = consumer.match(ns, keys_of(1)).result(10).pin
+    small = pool.namespace(kvpool.Geometry("small", 16, [4096]))
+    with pytest.raises(kvpool.InvalidArgument, match="another namespace"):
+        consumer.retrieve(small, pin, bytearray(4096))
+    with kvpool.Pool({"pool": {"buffers": 0}, "device": [{"kind": "memory", "size": "8MiB"}]}) as other:
+        elsewhere = other.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+        stranger = other.consumer()
+        for refused in (
+            lambda: stranger.retrieve(elsewhere, pin, bytearray(BLOCK_BYTES)),
+            lambda: stranger.retrieve(ns, pin, bytearray(BLOCK_BYTES)),
+            lambda: stranger.match(ns, keys_of(1)),
+            lambda: stranger.stage(pin),
+            lambda: stranger.estimate(pin),
+        ):
+            with pytest.raises(kvpool.InvalidArgument, match="another"):
+                refused()
+
+
+def test_a_region_outlives_what_it_was_taken_from(tmp_path):
+    config = {
+        "pool": {"buffers": "1MiB", "staging": "4MiB"},
+        "device": [{"kind": "file", "path": str(tmp_path / "pool"), "size": "8MiB"}],
+    }
+    with kvpool.Pool(config) as pool:
+        ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+        consumer = pool.consumer(region_bytes=2 * BLOCK_BYTES)
+        part = consumer.region[:BLOCK_BYTES]
+        part[:] = 7
+        request = consumer.store(ns, keys_of(1), part)
+        consumer.close()
+        assert request.released() and consumer.closed
+        with pytest.raises(kvpool.TooLarge):  # it is not another's meanwhile
+            pool.consumer(region_bytes=900_000)
+        with pytest.raises(kvpool.Closed):
+            consumer.match(ns, keys_of(1))
+    assert pool.closed and (part == 7).all()
+    with pytest.raises(kvpool.Closed):
+        pool.stats()
+    with pytest.raises(kvpool.InUse):
+        kvpool.Pool(config)
+    del part
+    kvpool.Pool(config).close()
+
+
+def test_what_is_forgotten_under_way_is_given_back(tmp_path):
+    config = {
+        "pool": {"buffers": 0, "staging": "4MiB"},
+        "device": [{"kind": "file", "path": str(tmp_path / "pool"), "size": "8MiB"}],
+    }
+    for _ in range(3):  # the file is free again each time
+        pool = kvpool.Pool(config)
+        consumer = pool.consumer()
+        ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+        consumer.store(ns, keys_of(4), payload(4))
+        consumer.match(ns, keys_of(4))
+        del consumer, ns, pool
+        gc.collect()
+
+
+def slow_pool(tmp_path):
+    return kvpool.Pool({
+        "pool": {"buffers": 0, "staging": "4MiB"},
+        "device": [{"kind": "file", "path": str(tmp_path / "slow"), "size": "16MiB", "limit_write": "1MB/s"}],
+    })  # fmt: skip
+
+
+def test_a_pool_may_be_closed_while_its_consumer_is(tmp_path):
+    pool = slow_pool(tmp_path)
+    consumer = pool.consumer()
+    ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+    consumer.store(ns, keys_of(16), payload(16))
+    threads = [threading.Thread(target=close, args=[30]) for close in (consumer.close, pool.close, consumer.close)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert pool.closed and consumer.closed
+
+
+def test_an_await_ends_when_another_thread_closes_the_consumer(tmp_path):
+    with slow_pool(tmp_path) as pool:
+        consumer = pool.consumer()
+        ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+
+        async def main():
+            request = consumer.store(ns, keys_of(16), payload(16))
+            threading.Timer(0.1, consumer.close, [30]).start()
+            return await asyncio.wait_for(request, 30)
+
+        try:
+            assert asyncio.run(main()).status == kvpool.Status.CANCELLED
+        except kvpool.Closed:
+            pass
+
+
+def test_a_loop_that_has_gone_is_not_held(tmp_path):
+    with slow_pool(tmp_path) as pool:
+        consumer = pool.consumer()
+        ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+        loops = []
+
+        async def main(i):
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(consumer.store(ns, keys_of(8, 10 * i), payload(8)), 0.01)
+
+        for i in range(3):
+            asyncio.run(main(i))
+        gc.collect()
+        assert not any(loop() for loop in loops)
+        until = time.monotonic() + 30
+        while pool.stats()["tickets_under_way"] > 0:  # they were cancelled with their tasks
+            consumer.poll()
+            assert time.monotonic() < until
