@@ -22,7 +22,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
 import kvpool
-from kvpool.vllm import layout, registry
+from kvpool.vllm import kv_events, layout, registry
+from kvpool.vllm.announced import Announced
 from kvpool.vllm.scheduler import SchedulerSide
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.stats import Differences, KVPoolPrometheus, KVPoolStats
@@ -102,7 +103,21 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._vllm_scheduler = _calling_scheduler()
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
-        return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first)
+        return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced())
+
+    def _open_announced(self) -> Announced | None:
+        wanted = self._vllm_config.kv_events_config
+        if wanted is None or not wanted.enable_kv_cache_events:
+            return None
+        medium = kv_events.MEDIUM_MEMORY if self._is_memory() else kv_events.MEDIUM_DISK
+        pool = self._user.pool
+        return Announced(kv_events.KVEvents(self._layout, self._caches_config.kv_cache_groups, medium),
+                         lambda: pool.stats()["ready_blocks"])
+
+    def _is_memory(self) -> bool:
+        """Whether the pool has its blocks in memory alone."""
+        devices = self._user.pool.device_stats()
+        return all(device["planned_share"] == 0 or device["name"].startswith("memory") for device in devices)
 
     def _give_up(self, reason: Exception) -> None:
         log.warning("kvpool: the engine runs without the pool: %s", reason)
@@ -196,13 +211,15 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
     def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[Any, int]:
         from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-        in_memory = self._user is not None and all(
-            device["planned_share"] == 0 or device["name"].startswith("memory") for device in self._user.pool.device_stats()
-        )
+        in_memory = self._user is not None and self._is_memory()
         return {CacheHitSource.HOST if in_memory else CacheHitSource.DISK: num_external_tokens}
 
     def take_events(self) -> Iterable[Any]:
-        return ()
+        return self._scheduler.take_events() if self._scheduler is not None else ()
+
+    def has_pending_push_work(self) -> bool:
+        """Whether vLLM has to go on with steps, though it has no requests, for events that are to come."""
+        return self._scheduler is not None and self._scheduler.will_have_events()
 
     def reset_cache(self) -> bool | None:
         if self._scheduler is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import kvpool
 from kvpool._native import Namespace, PageMover
 from kvpool.vllm.layout import Layout
+from kvpool.vllm.work import Store
 
 _lock = threading.Lock()
 _pools: dict[str, "_Counted"] = {}
@@ -68,6 +69,9 @@ class Engine:
     failed: dict[str, int] = field(default_factory=dict)
     # Of several groups: those that vLLM has to be told of.
     failed_requests: set[str] = field(default_factory=set)
+    # Stores with events: under way, and ended, with how many blocks are there.
+    storing: dict[int, Store] = field(default_factory=dict)
+    stored: list[tuple[Store, int]] = field(default_factory=list)
 
 
 def publish(engine_id: str, engine: Engine) -> None:

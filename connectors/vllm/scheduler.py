@@ -14,6 +14,7 @@ from typing import Any
 
 import kvpool
 from kvpool.vllm import prefill
+from kvpool.vllm.announced import Announced
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.work import Load, Step, Store
@@ -36,6 +37,7 @@ class Tracked:
     block_ids: list[array] = field(default_factory=list)  # pages, of each group
     stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
     match: Any = None  # under way
+    asked: tuple[list[bytes], float] = ([], 0.0)  # of the match, for those who are told: its keys, and when
     staging: Any = None  # under way
     pin: Any = None
     matched: int = 0
@@ -57,13 +59,16 @@ class Tracked:
 
 
 class SchedulerSide:
-    def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool):
-        """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised."""
+    def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool,
+                 announced: Announced | None = None):  # fmt: skip
+        """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
+        announced: where somebody wants KV events."""
         self._engine = engine
         self._layout = engine.layout
         self._settings = settings
         self._consumer = pool.consumer("vllm")
         self._must_verify_first = must_verify_first
+        self._announced = announced
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
@@ -159,7 +164,7 @@ class SchedulerSide:
         if tracked.loading:
             self._step.cancels.append(tracked.loading)
         tracked.drop_pin()
-        self._engine.failed.pop(request_id, None)
+        self._note_failure(tracked)
 
     # ---- steps ----
 
@@ -193,9 +198,24 @@ class SchedulerSide:
         self._step.stores.clear()
         if not self._engine.mover.cancel_stores(_RESET_TIMEOUT_S):
             raise RuntimeError("kvpool: stores that were cancelled do not end")
+        if self._announced is not None:
+            self._engine.storing.clear()
+            self._engine.stored.clear()
+            self._announced.cleared()
         roots, self._roots = list(self._roots), set()
         for at in range(0, len(roots), 64):
             self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(_RESET_TIMEOUT_S)
+
+    def take_events(self) -> list[Any]:
+        if self._announced is None:
+            return []
+        stored, self._engine.stored = self._engine.stored, []
+        for store, blocks in stored:
+            self._announced.stored(store.keys, store.parent, store.events[:blocks])
+        return self._announced.take()
+
+    def will_have_events(self) -> bool:
+        return bool(self._engine.storing or self._engine.stored)
 
     def counters(self) -> dict[str, int]:
         return {"matched_tokens": self.matched_tokens, "declined_tokens": self.declined_tokens}
@@ -217,6 +237,8 @@ class SchedulerSide:
         try:
             keys = self._layout.keys(hashes, 0, blocks)
             tracked.match = self._consumer.match(self._engine.namespace, keys, pin=tracked.may_load)
+            if self._announced is not None:
+                tracked.asked = keys, time.monotonic()
         except kvpool.Busy:
             tracked.match = None  # the next look tries again
 
@@ -242,6 +264,9 @@ class SchedulerSide:
         tracked.busy = tracked.busy + 1 if result.status == kvpool.Status.BUSY else 0
         if 0 < tracked.busy < _BUSY_MAX:  # too many pins: the next look tries again
             return False
+        if self._announced is not None and tracked.busy == 0:
+            self._announced.found(tracked.request, tracked.asked[0], result.blocks, tracked.asked[1])
+            tracked.asked = [], 0.0
         tracked.matched = result.blocks if result.pin is not None else 0
         if result.blocks > 0:
             self._roots.update(self._layout.keys(tracked.request.block_hashes, 0, 1))
@@ -303,6 +328,9 @@ class SchedulerSide:
         good = self._engine.failed.pop(tracked.request.request_id, None)
         if good is None:
             return
+        if self._announced is not None:
+            hashes = tracked.request.block_hashes
+            self._announced.missing(self._layout.keys(hashes, good, self._layout.blocks_hashed(hashes)))
         tracked.may_load = False  # vLLM asks again at once, and would for ever
         tracked.loading = 0
         tracked.drop_pin()
@@ -407,6 +435,7 @@ class SchedulerSide:
             keys=keys if first == 0 else keys[1:],
             parent=None if first == 0 else keys[0],
             pages=pages,
+            events=self._announced.planned(tracked.request, first, end) if self._announced is not None else [],
         )
 
     def _preempted(self, request_id: str) -> None:

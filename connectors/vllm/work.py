@@ -30,6 +30,7 @@ class Store:
     keys: list[bytes]
     parent: bytes | None
     pages: array
+    events: list = field(default_factory=list)  # of each block; none where nobody wants to know
 
 
 @dataclass

@@ -84,11 +84,15 @@ class WorkerSide:
         for store in () if self._step_is_wrong else stores:
             with contextlib.suppress(kvpool.KVPoolError):  # a cache may forget
                 self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
+                if store.events:
+                    self._engine.storing[store.id] = store
 
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.LOADED:
                 self._ended(job, blocks)
+            elif kind == PageMover.STORED and (store := self._engine.storing.pop(job, None)) is not None:
+                self._engine.stored.append((store, blocks))
 
     def _ended(self, job: int, blocks: int) -> None:
         load = self._loads.pop(job)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import kvpool
 import pytest
 from kvpool._native import PageMover
+from kvpool.vllm.announced import Announced, Block
 from kvpool.vllm.layout import Group, Layout
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.scheduler import SchedulerSide
@@ -21,15 +22,27 @@ BLOCK_TOKENS = 256
 class Request:
     def __init__(self, name, tokens, **more):
         self.request_id, self.num_tokens = name, tokens
-        self.block_hashes, parent = [], b""
+        self.block_hashes, parent = [], b"%d" % more.pop("salt", 0)
         for i in range(tokens // PAGE_TOKENS):
             parent = hashlib.sha256(parent + b"%d" % i).digest()
             self.block_hashes.append(parent)
         vars(self).update(more)
 
 
+class Words:
+    """Events, as they are told."""
+
+    @staticmethod
+    def block(request, index):
+        return Block([("stored", request.request_id, index)], [("removed", request.request_id, index)])
+
+    @staticmethod
+    def cleared():
+        return ("cleared",)
+
+
 class World:
-    def __init__(self, tmp_path, sliding=False, verify_first=False, devices=None, **settings):
+    def __init__(self, tmp_path, sliding=False, verify_first=False, devices=None, events=False, **settings):
         file = {"kind": "file", "path": str(tmp_path / "pool"), "size": "32MiB"}
         self.pool = kvpool.Pool({
             "pool": {"buffers": "8MiB", "staging": "4MiB"},
@@ -52,7 +65,8 @@ class World:
         mover = PageMover.open(self.pool._native, ns, layers, [g.pages for g in groups], 0)
         self.engine = Engine(layout, ns, mover)
         settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
-        self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first)
+        announced = Announced(Words, lambda: self.pool.stats()["ready_blocks"]) if events else None
+        self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first, announced)
         self.worker = WorkerSide(self.engine)
         self.engine.requests_may_fail = not verify_first
 
@@ -296,3 +310,138 @@ def test_all_can_be_forgotten(world):
     request = Request("b", 1000)
     world.scheduler.on_new_request(request)
     assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+
+
+# ---- events ----
+
+
+def told(world, kind="stored"):
+    return [event for event in world.scheduler.take_events() if event[0] == kind]
+
+
+def blocks(kind, request, *numbers):
+    return [(kind, request, number) for number in numbers]
+
+
+@pytest.fixture
+def watched(tmp_path):
+    made = World(tmp_path, recompute=False, events=True)
+    yield made
+    made.close()
+
+
+def ask(world, name, tokens=1000):
+    request = Request(name, tokens)
+    world.scheduler.on_new_request(request)
+    world.scheduler.get_num_new_matched_tokens(request, 0)
+    return request
+
+
+def test_a_block_is_announced_once_when_it_is_stored(watched):
+    request = Request("a", 1000)
+    watched.scheduler.on_new_request(request)
+    watched.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
+    watched.step(new=[(request, [list(range(1, 17))], 0, 600)])
+    assert watched.scheduler.will_have_events()
+    watched.settle()
+    assert watched.scheduler.will_have_events()
+    assert watched.scheduler.take_events() == blocks("stored", "a", 0, 1)
+    assert not watched.scheduler.will_have_events() and watched.scheduler.take_events() == []
+    watched.step(cached=[(request, None, 600, 400)])
+    watched.settle()
+    assert watched.scheduler.take_events() == blocks("stored", "a", 2)
+    ask(watched, "b")  # finds what is known already
+    assert watched.scheduler.take_events() == []
+
+
+def test_a_store_that_fails_is_not_announced(watched):
+    request = Request("a", 1000)
+    watched.scheduler.on_new_request(request)
+    watched.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
+    step, _ = watched.step(new=[(request, [list(range(1, 17))], 0, 1000)], tokens=False)
+    [store] = step.stores
+    store.parent = b"x" * 16  # which the pool does not have
+    watched.worker.start_stores(step)
+    watched.settle()
+    assert watched.scheduler.take_events() == [] and not watched.scheduler.will_have_events()
+
+
+def test_what_a_match_misses_is_taken_back(watched):
+    watched.store(Request("a", 1000), [list(range(1, 17))])
+    assert watched.scheduler.take_events() == blocks("stored", "a", 0, 1, 2)
+    keys = watched.engine.layout.keys(Request("a", 1000).block_hashes, 1, 2)
+    watched.scheduler._consumer.delete(watched.engine.namespace, keys).result(10)
+    ask(watched, "b")
+    assert watched.scheduler.take_events() == blocks("removed", "a", 1, 2)
+
+
+def test_an_answer_that_is_older_than_a_store_takes_nothing_back(watched):
+    late = Request("late", 1000)
+    watched.scheduler.on_new_request(late)  # asks while the pool has nothing
+    watched.store(Request("a", 1000), [list(range(1, 17))])
+    assert told(watched) == blocks("stored", "a", 0, 1, 2)
+    watched.scheduler.get_num_new_matched_tokens(late, 0)
+    assert watched.scheduler.take_events() == []
+
+
+def test_what_others_have_stored_is_announced_when_it_is_found(tmp_path):
+    world = World(tmp_path, recompute=False)
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    world.scheduler._announced = Announced(Words, lambda: 3)
+    ask(world, "b")
+    assert world.scheduler.take_events() == blocks("stored", "b", 0, 1, 2)
+    world.close()
+
+
+def test_what_could_not_be_loaded_is_taken_back(tmp_path):
+    world = World(tmp_path, recompute=False, events=True, load_timeout_s=0.05, devices={"limit_read": "2MB/s"})
+    world.store(Request("a", 4000), [list(range(1, 64))])
+    assert len(told(world)) == 15
+    request = ask(world, "b", 4000)
+    world.scheduler.update_state_after_alloc(request, (list(range(1, 61)),), 3840)
+    while not world.step()[1]:
+        pass
+    failed = len(world.worker.take_failed_pages()) // 4
+    assert failed > 0
+    world.scheduler.request_finished("b")
+    assert told(world, "removed") == blocks("removed", "a", *range(15 - failed, 15))
+    world.close()
+
+
+def test_what_the_pool_evicts_is_taken_back(tmp_path):
+    world = World(tmp_path, recompute=False, events=True, devices={"size": "3MiB"})
+    requests = [Request(f"{number}", 1024 if number % 2 else 1000, salt=number) for number in range(40)]
+    there = set()
+
+    def look():
+        world.scheduler._announced._look_s = 0
+        for kind, name, block in world.scheduler.take_events():
+            assert (kind, name) != ("removed", "0")
+            (there.add if kind == "stored" else there.remove)((name, block))
+
+    for request in requests:
+        world.store(request, [list(range(1, 17))])
+        ask(world, "0")  # stays in use
+        world.scheduler.request_finished("0")
+        look()
+    look()
+    assert world.pool.stats()["evicted_blocks"] > 0
+    for request in requests:
+        keys = world.engine.layout.keys(request.block_hashes, 0, 4)
+        found = world.scheduler._consumer.match(world.engine.namespace, keys, pin=False).result(10).blocks
+        assert {one for one in there if one[0] == request.request_id} == {(request.request_id, block) for block in range(found)}
+    world.close()
+
+
+def test_all_is_cleared_with_the_pool(watched):
+    watched.store(Request("a", 1000), [list(range(1, 17))])
+    watched.scheduler.reset()
+    assert watched.scheduler.take_events() == [("cleared",)]
+    ask(watched, "b")
+    assert watched.scheduler.take_events() == []
+
+
+def test_nothing_is_collected_where_nobody_listens(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    assert world.engine.stored == [] and world.engine.storing == {} and world.scheduler.take_events() == []
+    assert not world.scheduler.will_have_events()
