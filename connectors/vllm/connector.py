@@ -64,12 +64,16 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         transfer = vllm_config.kv_transfer_config
         self._engine_id = transfer.engine_id
         self._settings = Settings.read(transfer.kv_connector_extra_config)
-        if transfer.kv_load_failure_policy != "recompute":
-            raise ValueError('kvpool: set "kv_load_failure_policy": "recompute"; a load that fails would end its request')
+        # Within MultiConnector it is the outer one's that counts, and this one is told its own.
+        scheduler = _calling_scheduler() if role == KVConnectorRole.SCHEDULER else None
+        for one in (transfer, scheduler.vllm_config.kv_transfer_config if scheduler is not None else transfer):
+            if one.kv_load_failure_policy != "recompute":
+                raise ValueError(f'kvpool: set "kv_load_failure_policy": "recompute" of {one.kv_connector}; '
+                                 "a load that fails would end its request")  # fmt: skip
         self._user: registry.PoolUser | None = None
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
-        self._vllm_scheduler: Scheduler | None = None
+        self._vllm_scheduler = scheduler if _TransferResults is None else None
         self._differences = Differences()
         self._caches_config = kv_cache_config
         try:
@@ -99,8 +103,6 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             raise layout.Unsupported(
                 "its worker runs in another process, or was refused (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)"
             )
-        if _TransferResults is None:
-            self._vllm_scheduler = _calling_scheduler()
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
         return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced())

@@ -41,6 +41,10 @@ class KVPoolStats(KVConnectorStats):
     def to_dict(self) -> dict[str, Any]:
         return self.data
 
+    def __getitem__(self, field_name: str) -> Any:
+        """MultiConnector of vLLM 0.26 reads it as what comes out of another process."""
+        return getattr(self, field_name)
+
 
 class Differences:
     """Counters that only grow, as what was added since the last time."""

@@ -49,7 +49,8 @@ class Engine:
     """One a process: vLLM keeps one connector in it."""
 
     def __init__(self, folder: pathlib.Path, model: dict = tiny_models.LLAMA, memory: str = "32MiB", file: str = "512MiB",
-                 device: dict | None = None, extra: dict | None = None, **llm):  # fmt: skip
+                 device: dict | None = None, extra: dict | None = None, beside: list[dict] | None = None, **llm):  # fmt: skip
+        """beside: other connectors, which are asked first."""
         self.pool_path = folder / "pool"
         config = {
             "pool": {"buffers": "32MiB", "staging": "16MiB"},
@@ -57,6 +58,19 @@ class Engine:
         }
         if memory:
             config["device"].insert(0, {"kind": "memory", "size": memory})
+        transfer = {
+            "kv_connector": "KVPoolConnector",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"config": config, "recompute": False, **(extra or {})},
+        }
+        if beside:
+            transfer = {
+                "kv_connector": "MultiConnector",
+                "kv_role": "kv_both",
+                "kv_load_failure_policy": "recompute",
+                "kv_connector_extra_config": {"connectors": [*beside, transfer]},
+            }
         arguments = {
             "model": tiny_models.write(model, folder / "model"),
             "skip_tokenizer_init": True,
@@ -66,16 +80,13 @@ class Engine:
             "max_model_len": 8704,
             "max_num_batched_tokens": 1024,
             "disable_log_stats": False,
-            "kv_transfer_config": {
-                "kv_connector": "KVPoolConnector",
-                "kv_role": "kv_both",
-                "kv_load_failure_policy": "recompute",
-                "kv_connector_extra_config": {"config": config, "recompute": False, **(extra or {})},
-            },
+            "kv_transfer_config": transfer,
         }
         self.llm = LLM(**(arguments | llm))
         self.core = self.llm.llm_engine.engine_core.engine_core
         self.connector = self.core.scheduler.connector
+        if beside:
+            self.connector = self.connector._connectors[-1]
         self._names = 0
 
     # The two sides of the connector.

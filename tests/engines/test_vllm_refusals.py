@@ -7,6 +7,7 @@ import pytest
 from engine import tiny_models  # noqa: F401  sets the environment before vLLM is imported
 from kvpool.vllm import KVPoolConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, MambaSpec
 
 torch = pytest.importorskip("torch")
@@ -20,7 +21,8 @@ def configuration(extra, policy="recompute", spec_of_layer=None, **changed):
     fields = {
         "world_size": 1, "data_parallel_size": 1, "enable_sleep_mode": False, "calculate_kv_scales": False,
     } | changed  # fmt: skip
-    transfer = types.SimpleNamespace(engine_id="none", kv_connector_extra_config=extra, kv_load_failure_policy=policy)
+    transfer = types.SimpleNamespace(engine_id="none", kv_connector_extra_config=extra, kv_load_failure_policy=policy,
+                                     kv_connector="KVPoolConnector")  # fmt: skip
     vllm_config = types.SimpleNamespace(
         kv_transfer_config=transfer,
         parallel_config=types.SimpleNamespace(world_size=fields["world_size"], data_parallel_size=fields["data_parallel_size"],
@@ -54,7 +56,7 @@ def test_what_the_user_wrote_is_an_error(good, tmp_path):
         connector({})
     with pytest.raises(ValueError, match="'confg' is unknown"):
         connector({"confg": "x"})
-    with pytest.raises(ValueError, match='"kv_load_failure_policy": "recompute"'):
+    with pytest.raises(ValueError, match='"kv_load_failure_policy": "recompute" of KVPoolConnector'):
         connector(good, policy="fail")
     with pytest.raises(ValueError, match="multiple of 128"):
         connector(good | {"block_tokens": 100})
@@ -64,6 +66,21 @@ def test_what_the_user_wrote_is_an_error(good, tmp_path):
     foreign.write_bytes(b"somebody's" * 1000)
     with pytest.raises(Exception, match="foreign"):
         connector({"config": {"device": [{"kind": "file", "path": str(foreign), "size": "8MiB"}]}})
+
+
+class OuterScheduler(Scheduler):
+    def __init__(self, policy):
+        outer = types.SimpleNamespace(kv_connector="MultiConnector", kv_load_failure_policy=policy)
+        self.vllm_config = types.SimpleNamespace(kv_transfer_config=outer)
+
+    def connector(self, extra):
+        return connector(extra, role=KVConnectorRole.SCHEDULER)
+
+
+def test_within_another_connector_its_policy_counts(good):
+    OuterScheduler("recompute").connector(good).shutdown()
+    with pytest.raises(ValueError, match='"kv_load_failure_policy": "recompute" of MultiConnector'):
+        OuterScheduler("fail").connector(good)
 
 
 @pytest.mark.parametrize(
