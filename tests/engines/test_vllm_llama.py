@@ -2,24 +2,13 @@
 
 import engine as engines
 import pytest
-from engine import expected_cached, prompt, spoil
+from common_tests import *  # noqa: F403
+from engine import expected_cached, prompt
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     return engines.Engine(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.mark.parametrize("tokens", [10, 255, 256, 257, 511, 513, 1000, 2049, 8000])
-def test_prompts_come_back(engine, tokens):
-    one = prompt(tokens, 1)
-    [cold] = engine.ask([one])
-    assert cold.cached_tokens == 0
-    engine.forget()
-    [warm] = engine.ask([one])
-    assert warm.same(cold)
-    assert warm.cached_tokens == expected_cached(tokens)
-    engine.assert_nothing_is_left()
 
 
 def test_what_was_generated_is_stored_too(engine):
@@ -35,16 +24,6 @@ def test_what_was_generated_is_stored_too(engine):
     assert again.cached_tokens == 0 and again.same(warm)
 
 
-def test_requests_at_the_same_time_share_a_prefix(engine):
-    prompts = [prompt(1200 + 100 * i, i, shared=1024) for i in range(4)]
-    cold = [engine.ask([one])[0] for one in prompts]
-    engine.forget()
-    warm = engine.ask(prompts)
-    assert all(w.same(c) for w, c in zip(warm, cold))
-    assert [w.cached_tokens for w in warm] == [expected_cached(1200 + 100 * i) for i in range(4)]
-    engine.assert_nothing_is_left()
-
-
 def test_a_part_in_the_engine_s_own_cache_is_not_loaded(engine):
     one = prompt(2000, 5)
     [cold] = engine.ask([one])
@@ -54,21 +33,6 @@ def test_a_part_in_the_engine_s_own_cache_is_not_loaded(engine):
     [warm] = engine.ask([one])
     assert warm.same(cold) and warm.cached_tokens == expected_cached(2000)
     assert engine.mover.stats()["loaded_blocks"] - loaded == 7 - 2
-
-
-def test_bytes_that_changed_on_the_disk_are_computed(engine):
-    one = prompt(3000, 6)
-    [cold] = engine.ask([one])
-    engine.forget()
-    spoil(engine.pool_path)
-    errors = engine.pool.stats()["checksum_errors"]
-    [warm] = engine.ask([one])
-    assert warm.same(cold)
-    assert engine.pool.stats()["checksum_errors"] > errors
-    engine.forget()
-    [again] = engine.ask([one])  # stored once more
-    assert again.same(cold) and again.cached_tokens == expected_cached(3000)
-    engine.assert_nothing_is_left()
 
 
 def test_bytes_that_are_wrong_would_be_seen(engine):
@@ -87,24 +51,6 @@ def test_bytes_that_are_wrong_would_be_seen(engine):
             layer.mul_(1.5)
     assert wrong != cold.tokens
     engine.assert_nothing_is_left()
-
-
-def test_an_abort_in_mid_load_leaves_nothing_behind(engine):
-    one, other = prompt(6000, 8), prompt(300, 9)
-    [cold] = engine.ask([one])
-    engine.forget()
-    for steps in range(4):
-        name = engine.add(one)
-        beside = engine.add(other, tokens=12)
-        for _ in range(steps):
-            engine.step()
-        engine.abort(name)
-        while engine.llm.llm_engine.has_unfinished_requests():
-            engine.step()
-        assert beside
-        engine.assert_nothing_is_left()
-    [warm] = engine.ask([one])
-    assert warm.same(cold) and warm.cached_tokens == expected_cached(6000)
 
 
 def test_the_pool_can_be_emptied(engine):

@@ -2,7 +2,8 @@
 
 import engine as engines
 import pytest
-from engine import expected_cached, prompt, spoil
+from common_tests import *  # noqa: F403
+from engine import expected_cached, prompt
 from second_connector import SecondConnector
 
 
@@ -10,18 +11,6 @@ from second_connector import SecondConnector
 def engine(tmp_path_factory):
     second = {"kv_connector": "SecondConnector", "kv_role": "kv_both", "kv_connector_module_path": "second_connector"}
     return engines.Engine(tmp_path_factory.mktemp("multi"), beside=[second])
-
-
-@pytest.mark.parametrize("tokens", [10, 257, 2049, 6000])
-def test_prompts_come_back(engine, tokens):
-    one = prompt(tokens, 1)
-    [cold] = engine.ask([one])
-    assert cold.cached_tokens == 0
-    engine.forget()
-    [warm] = engine.ask([one])
-    assert warm.same(cold)
-    assert warm.cached_tokens == expected_cached(tokens)
-    engine.assert_nothing_is_left()
 
 
 def test_what_another_loads_is_not_loaded_and_is_stored(engine):
@@ -44,17 +33,6 @@ def test_what_another_loads_is_not_loaded_and_is_stored(engine):
     SecondConnector.known.clear()
     [warm] = engine.ask([one])  # now what kvpool has taken from those pages
     assert warm.same(cold) and warm.cached_tokens == expected_cached(2000)
-    engine.assert_nothing_is_left()
-
-
-def test_bytes_that_changed_on_the_disk_are_computed(engine):
-    one = prompt(3000, 3)
-    [cold] = engine.ask([one])
-    engine.forget()
-    spoil(engine.pool_path)
-    [warm] = engine.ask([one])
-    assert warm.same(cold)
-    assert engine.pool.stats()["checksum_errors"] > 0
     engine.assert_nothing_is_left()
 
 
