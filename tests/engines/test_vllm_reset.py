@@ -1,0 +1,58 @@
+"""The pool is emptied while loads are under way, from a device that is so slow that they last."""
+
+import time
+
+import engine as engines
+import pytest
+from engine import expected_cached, prompt
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return engines.Engine(tmp_path_factory.mktemp("reset"), memory="", device={"limit_read": "5MB/s"})
+
+
+def finish(engine, names):
+    tokens = {}
+    while engine.llm.llm_engine.has_unfinished_requests():
+        for output in engine.step():
+            if output.finished:
+                tokens[output.request_id] = list(output.outputs[0].token_ids)
+    return [tokens[name] for name in names]
+
+
+def loading(engine):
+    return sum(tracked.loading > 0 for tracked in engine.scheduler_side._tracked.values())
+
+
+@pytest.mark.parametrize("steps", [None, 0, 1, 5])
+def test_a_reset_in_mid_load(engine, steps):
+    """So many steps after the loads have been planned; None: before the first step."""
+    prompts = [prompt(tokens, 10 if steps is None else steps) for tokens in (3000, 1500, 700)]
+    cold = [engine.ask([one])[0] for one in prompts[:2]]
+    engine.forget()
+    loaded = engine.mover.stats()["loaded_blocks"]
+    # The last one is not in the pool: it computes and stores beside.
+    names = [engine.add(prompts[0]), engine.add(prompts[1]), engine.add(prompts[2], tokens=60)]
+    if steps is not None:
+        while loading(engine) < 2:
+            engine.step()
+        for _ in range(steps):
+            engine.step()
+        assert loading(engine) == 2 and engine.mover.stats()["loaded_blocks"] - loaded < 10, "the loads were over too soon"
+    began = time.monotonic()
+    emptied = engine.llm.reset_prefix_cache(reset_connector=True)
+    assert time.monotonic() - began < 5
+    assert emptied == (steps is None)  # vLLM's own cache is not while pages are in use, and it says so
+    answers = finish(engine, names)
+    assert answers[:2] == [one.tokens for one in cold]
+    engine.assert_nothing_is_left()
+    assert engine.pool.stats()["ready_blocks"] == 0
+    for one, tokens in zip(prompts, answers):
+        [again] = engine.ask([one], tokens=len(tokens))
+        assert again.cached_tokens == 0 and again.tokens == tokens
+    engine.forget()
+    [warm] = engine.ask(prompts[1:2])
+    assert warm.same(cold[1]) and warm.cached_tokens == expected_cached(1500)
+    assert engine.llm.reset_prefix_cache(reset_connector=True)
+    engine.assert_nothing_is_left()
