@@ -374,15 +374,15 @@ class SchedulerSide:
                 pages.extend(ids[start : start + group.pages])
         return pages
 
-    def _take_block_ids(self, output: Any, allocated: array) -> None:
-        """Brings the requests' pages up to date, and adds those that this step hands out to `allocated`."""
+    def _take_block_ids(self, output: Any, written: array) -> None:
+        """Brings the requests' pages up to date, and adds those of their new ones that may be written to `written`."""
         for new in output.scheduled_new_reqs:
             tracked = self._tracked.get(new.req_id)
             pages = [array("i", ids) for ids in new.block_ids]
             if tracked is not None:
                 tracked.block_ids = pages
-            for ids in pages:
-                allocated.extend(ids)
+            for group, ids in zip(self._layout.groups, pages):
+                written.extend(ids[new.num_computed_tokens // group.page_tokens :])  # the others were found in vLLM's own cache
         cached = output.scheduled_cached_reqs
         for request_id, ids_of_groups in zip(cached.req_ids, cached.new_block_ids):
             if ids_of_groups is None:
@@ -391,7 +391,7 @@ class SchedulerSide:
             resumed = request_id in cached.resumed_req_ids
             pages = [array("i", ids) for ids in ids_of_groups]
             for ids in pages:
-                allocated.extend(ids)
+                written.extend(ids)
             if tracked is not None and (resumed or not tracked.block_ids):
                 tracked.block_ids = pages
             elif tracked is not None:

@@ -209,6 +209,14 @@ def test_a_page_that_is_handed_out_again_waits_for_its_copy(world):
     assert world.holds(pages, 0, 512)
 
 
+def test_pages_that_vllm_has_computed_already_are_waited_for_by_nobody(world):
+    request = Request("a", 700)
+    world.scheduler.on_new_request(request)
+    world.scheduler.update_state_after_alloc(request, (list(range(1, 12)),), 0)
+    step, _ = world.step(new=[(request, [list(range(1, 12))], 320, 380)])
+    assert list(step.pages) == list(range(6, 12))
+
+
 def test_requests_with_an_adapter_are_left_alone(world):
     request = Request("a", 1000, lora_request=object())
     world.scheduler.on_new_request(request)
