@@ -95,7 +95,7 @@ void PageMover::look_at_progress() {
   }
 }
 
-// Loads first, a unit each in turn, but for a unit's memory that stores can always have.
+// Loads first, a unit each in turn, but for one unit and its memory that stores can always have.
 void PageMover::start_units() {
   const size_t kept = slot_count_ >= 2 * unit_blocks_ && !stores_.empty() ? unit_blocks_ : 0;
   bool started = true;
@@ -124,7 +124,8 @@ void PageMover::start_stores() {
 }
 
 bool PageMover::start_unit(Job& job, size_t slots_kept) {
-  if (free_units_.empty() || free_slots_.size() <= slots_kept) return false;
+  const size_t units_kept = slots_kept > 0 ? 1 : 0;
+  if (free_units_.size() <= units_kept || free_slots_.size() <= slots_kept) return false;
   const auto room = static_cast<uint32_t>(free_slots_.size() - slots_kept);
   Unit& unit = *units_[free_units_.back()];
   unit.job = &job;

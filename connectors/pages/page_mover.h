@@ -1,7 +1,8 @@
 // PageMover: carries blocks between an engine's pages and a pool. A store gathers the pages of its blocks
 // into pool memory and stores them from there; a load retrieves blocks into pool memory and scatters each
 // segment to its pages as soon as that is complete. The work is cut into units of a few blocks, several at a
-// time; the loads under way take turns, and go before the stores. Stores of one chain follow each other.
+// time; the loads under way take turns, and go before the stores, but for one unit. Stores of one chain
+// follow each other.
 //
 // Threads: it has one of its own, which alone uses its consumer and copies. All functions below may be called
 // from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.

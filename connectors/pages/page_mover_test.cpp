@@ -359,6 +359,24 @@ TEST_F(PageMoverTest, LoadsTakeTurns) {
   EXPECT_EQ(ended(long_one, EventKind::loaded), 60U);
 }
 
+TEST_F(PageMoverTest, AStoreDoesNotWaitForAllLoads) {
+  start(toml({"file"}, "", "limit_read = \"2MB/s\""));
+  EXPECT_EQ(mover_->close(patience_us, &error_), KVPOOL_OK);
+  mover_ = open_mover(6 << 20);  // room for more blocks than units
+  EXPECT_EQ(store(1, 40), 40U);
+  const kvpool_pin run = pin(1, 40);
+  for (uint32_t block = 0; block < 40; ++block) {
+    const LoadJob job{
+        .id = ++ids_, .pin = run, .block_first = block, .blocks = 1, .pages = pages_for(1, 20, true)};
+    EXPECT_EQ(mover_->load(job), KVPOOL_OK);
+  }
+  const StoreJob job{.id = ++ids_, .chain = 2, .keys = {key(1001)}, .pages = pages_for(1, 3, false)};
+  EXPECT_EQ(mover_->store(job), KVPOOL_OK);
+  EXPECT_EQ(ended(job.id, EventKind::stored), 1U);
+  EXPECT_LT(mover_->stats().loaded_blocks, 10U);
+  EXPECT_EQ(ended(job.id - 1, EventKind::loaded), 1U);
+}
+
 TEST_F(PageMoverTest, AFullPoolKeepsWhatItCan) {
   start(toml({"memory"}));
   uint32_t stored = 0;
