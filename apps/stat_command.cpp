@@ -52,6 +52,10 @@ void print_as_text(const std::string& path, const PoolFileInfo& info) {
 
 int run_stat(const Tool& tool, const std::string& path) {
   const auto info = inspect_pool_file(path);
+  // Nobody wants to put a pool there: the refusal's advice would be wrong.
+  if (!info && info.error().code == Errc::not_ours) {
+    return print_error(fmt::format("{}: is no pool's file or device, or its header is damaged", path));
+  }
   if (!info) return print_error(info.error().message);
   if (tool.json()) {
     print_as_json(path, *info);

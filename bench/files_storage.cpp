@@ -18,9 +18,9 @@ bool lies_in_a_file(const DeviceConfig& device) {
 
 Result<std::unique_ptr<Device>> FilesStorage::make(const DeviceConfig& device, uint64_t chunk_bytes) {
   if (!lies_in_a_file(device)) {
-    return fail(
-        Errc::unsupported,
-        fmt::format("{}: only a file on a file system has a folder for chunk files beside it", device.name));
+    return fail(Errc::unsupported, fmt::format("{}: only a file on a file system has a folder for chunk "
+                                               "files beside it; `kvpool bench device` takes block devices",
+                                               device.name));
   }
   auto directory = FilesDirectory::create(device.path + ".files");
   if (!directory) return tl::unexpected(directory.error());

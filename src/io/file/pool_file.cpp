@@ -38,7 +38,8 @@ const char* kind_of(mode_t mode) {
 Status check_regular(const struct stat& about, const std::string& path) {
   if (S_ISREG(about.st_mode)) return {};
   return fail(Errc::invalid_argument,
-              fmt::format("{}: is {}, neither a file nor a block device", path, kind_of(about.st_mode)));
+              fmt::format("{}: is {}, neither a file nor a block device; give the path of one", path,
+                          kind_of(about.st_mode)));
 }
 
 Status check_parent(const std::string& path) {
@@ -58,8 +59,11 @@ Status check_new(const std::string& path) {
       stat("/", &root) != 0 || parent.st_dev != devices.st_dev || devices.st_dev == root.st_dev) {
     return {};
   }
-  return fail(Errc::invalid_argument,
-              fmt::format("{}: there is no such device, and a file in /dev would lie in memory", path));
+  return fail(
+      Errc::invalid_argument,
+      fmt::format(
+          "{}: there is no such device, and a file in /dev would lie in memory; lsblk shows the devices",
+          path));
 }
 
 // The header of a file that is ours; nothing for an empty file; an error for somebody else's.

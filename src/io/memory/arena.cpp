@@ -345,11 +345,12 @@ void Arena::measure() {
   static std::atomic<bool> said_small_pages{false};
   if (source_ != nullptr) return;
   if (report_.shared_bytes < report_.bytes && !said_unmappable.exchange(true)) {
-    log_info(
-        "{} of {} pool memory can be used by this process alone, which is no fault as long as no other is to "
-        "map "
-        "it (no hugetlb pages are free, and the kernel gives shared memory no transparent huge pages)",
-        format_bytes(report_.bytes - report_.shared_bytes), format_bytes(report_.bytes));
+    log_message(
+        LogLevel::debug,
+        fmt::format(
+            "{} of {} pool memory cannot be mapped by another process (no hugetlb pages are free, and "
+            "the kernel gives shared memory no transparent huge pages)",
+            format_bytes(report_.bytes - report_.shared_bytes), format_bytes(report_.bytes)));
   }
   if (report_.huge_bytes < report_.bytes && !said_small_pages.exchange(true)) {
     log_warn(

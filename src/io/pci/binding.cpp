@@ -264,7 +264,7 @@ Result<std::vector<DriveBinding>> plan_prepare(const Host& host, const std::vect
   if (!drives) return tl::unexpected(drives.error());
   std::set<std::string> addresses;
   for (const auto& [drive, binding] : *drives) addresses.insert(binding.address);
-  if (!has_pci_driver(host, user_driver) && !can_load(host, user_driver)) {
+  if (!drives->empty() && !has_pci_driver(host, user_driver) && !can_load(host, user_driver)) {
     errors +=
         "this kernel has no module vfio-pci; install the package that has it (often linux-modules-extra)\n";
   }
