@@ -64,9 +64,16 @@ LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::Worker
   worker_ = std::make_unique<lmcache::Worker>(pool_->get(), consumer_, options);
 }
 
+std::shared_ptr<LMCacheAdapter> LMCacheAdapter::open(std::shared_ptr<Pool> pool,
+                                                     const lmcache::WorkerOptions& options) {
+  std::shared_ptr<LMCacheAdapter> made(new LMCacheAdapter(std::move(pool), options));
+  made->pool_->add(made);
+  return made;
+}
+
 LMCacheAdapter::~LMCacheAdapter() {
   try {
-    close(destructor_timeout_s);
+    close_with_pool(destructor_timeout_s);
   } catch (const std::exception&) {
     // A device that does not let go keeps what it may still write to.
     (void)worker_.release();
@@ -117,22 +124,27 @@ nb::list LMCacheAdapter::drain_completions() {
 
 void LMCacheAdapter::close(double timeout_s) {
   closing_ = true;
-  if (consumer_ != nullptr) {
-    kvpool_error error{};
-    kvpool_status status = KVPOOL_OK;
-    {
-      const nb::gil_scoped_release released;
-      worker_->stop();
-      status = kvpool_consumer_close(consumer_, microseconds(timeout_s), &error);
-    }
-    check(status, error);
-    consumer_ = nullptr;
-    worker_->fail_all("the adapter was closed");
-  }
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(close_mutex_);
+  if (consumer_ == nullptr) return;
+  worker_->stop();
+  kvpool_error error{};
+  check(kvpool_consumer_close(consumer_, microseconds(timeout_s), &error), error);
+  consumer_ = nullptr;
+  worker_->fail_all("the adapter was closed");
+}
+
+void LMCacheAdapter::close_with_pool(double timeout_s) {
+  close(timeout_s);
   pool_->close(timeout_s);
 }
 
 namespace {
+
+// What Python holds: the pool knows the adapter too, and may be closing it while Python lets go of it.
+struct Handle {
+  std::shared_ptr<LMCacheAdapter> adapter;
+};
 
 void use_huge_pages(const nb::list& buffers) {
   Kept kept;
@@ -149,41 +161,43 @@ void use_huge_pages(const nb::list& buffers) {
 
 void bind_lmcache(nb::module_& module) {
   module.def("use_huge_pages", &use_huge_pages, "buffers"_a);
-  nb::class_<LMCacheAdapter>(module, "LMCacheAdapter")
+  nb::class_<Handle>(module, "LMCacheAdapter")
       .def(
           "__init__",
-          [](LMCacheAdapter* adapter, std::shared_ptr<Pool> pool, uint32_t lengths_max, bool huge_pages) {
-            new (adapter)
-                LMCacheAdapter(std::move(pool), {.lengths_max = lengths_max, .huge_pages = huge_pages});
+          [](Handle* handle, std::shared_ptr<Pool> pool, uint32_t lengths_max, bool huge_pages) {
+            new (handle) Handle{LMCacheAdapter::open(std::move(pool),
+                                                     {.lengths_max = lengths_max, .huge_pages = huge_pages})};
           },
           "pool"_a, "lengths_max"_a, "huge_pages"_a)
-      .def("event_fd", &LMCacheAdapter::event_fd)
+      .def("event_fd", [](const Handle& handle) { return handle.adapter->event_fd(); })
       .def(
           "submit_batch_set",
-          [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
-            return adapter.submit(lmcache::BatchKind::set, keys, values);
+          [](const Handle& handle, nb::handle keys, nb::handle values) {
+            return handle.adapter->submit(lmcache::BatchKind::set, keys, values);
           },
           "keys"_a, "values"_a)
       .def(
           "submit_batch_get",
-          [](LMCacheAdapter& adapter, nb::handle keys, nb::handle values) {
-            return adapter.submit(lmcache::BatchKind::get, keys, values);
+          [](const Handle& handle, nb::handle keys, nb::handle values) {
+            return handle.adapter->submit(lmcache::BatchKind::get, keys, values);
           },
           "keys"_a, "values"_a)
       .def(
           "submit_batch_exists",
-          [](LMCacheAdapter& adapter, nb::handle keys) {
-            return adapter.submit(lmcache::BatchKind::exists, keys, nb::handle());
+          [](const Handle& handle, nb::handle keys) {
+            return handle.adapter->submit(lmcache::BatchKind::exists, keys, nb::handle());
           },
           "keys"_a)
       .def(
           "submit_batch_delete",
-          [](LMCacheAdapter& adapter, nb::handle keys) {
-            return adapter.submit(lmcache::BatchKind::remove, keys, nb::handle());
+          [](const Handle& handle, nb::handle keys) {
+            return handle.adapter->submit(lmcache::BatchKind::remove, keys, nb::handle());
           },
           "keys"_a)
-      .def("drain_completions", &LMCacheAdapter::drain_completions)
-      .def("close", &LMCacheAdapter::close, "timeout_s"_a = 60.0);
+      .def("drain_completions", [](const Handle& handle) { return handle.adapter->drain_completions(); })
+      .def(
+          "close", [](const Handle& handle, double timeout_s) { handle.adapter->close_with_pool(timeout_s); },
+          "timeout_s"_a = 60.0);
 }
 
 }  // namespace kvpool::python

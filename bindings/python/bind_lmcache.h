@@ -1,8 +1,8 @@
 // LMCacheAdapter: what LMCache's native_plugin calls. It only turns Python's lists into batches and back; the
 // work is the worker's (connectors/lmcache/worker.h).
 //
-// Thread: any that holds the GIL, several at a time; close() lets go of it while it waits, and is called once
-// nobody submits any more. The values' memory is held until its batch is taken by drain_completions().
+// Thread: any that holds the GIL, several at a time; close() lets go of it while it waits. The values' memory
+// is held until its batch is taken by drain_completions().
 // Failure: PoolError for a wrong call, and for a pool that does not close; what comes of a batch is in its
 // completion.
 
@@ -11,7 +11,7 @@
 #include <nanobind/nanobind.h>
 
 #include <memory>
-#include <vector>
+#include <mutex>
 
 #include "connectors/lmcache/batch.h"
 #include "connectors/lmcache/worker.h"
@@ -19,11 +19,12 @@
 
 namespace kvpool::python {
 
-class LMCacheAdapter {
+class LMCacheAdapter final : public Closable {
  public:
-  // The pool is closed with the adapter.
-  LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options);
-  ~LMCacheAdapter();
+  // The pool closes it first when it is closed, and goes with it.
+  [[nodiscard]] static std::shared_ptr<LMCacheAdapter> open(std::shared_ptr<Pool> pool,
+                                                            const lmcache::WorkerOptions& options);
+  ~LMCacheAdapter() override;
   LMCacheAdapter(const LMCacheAdapter&) = delete;
   LMCacheAdapter& operator=(const LMCacheAdapter&) = delete;
 
@@ -33,14 +34,18 @@ class LMCacheAdapter {
   // [(id, ok, error, [bool] or None)]
   [[nodiscard]] nanobind::list drain_completions();
   // What is under way ends as failed. TIMED_OUT: a device still holds values; it may be called again.
-  void close(double timeout_s);
+  void close(double timeout_s) override;
+  void close_with_pool(double timeout_s);
 
  private:
+  LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options);
+
   std::shared_ptr<Pool> pool_;
   kvpool_consumer* consumer_ = nullptr;
   std::unique_ptr<lmcache::Worker> worker_;
   uint64_t last_id_ = 0;
   bool closing_ = false;
+  std::mutex close_mutex_;  // taken without the GIL: a second close() waits for the first
 };
 
 void bind_lmcache(nanobind::module_& module);

@@ -383,6 +383,29 @@ def test_close_with_work_under_way(tmp_path, pause_s):
     client.adapter.close()
 
 
+def test_the_pool_is_closed_before_its_adapter(tmp_path):
+    client = Client(config_of(tmp_path / "pool"))
+    keys = keys_of(32)
+    numbers = [client.adapter.submit_batch_set(keys[i : i + 8], [bytes(MIB)] * 8) for i in range(0, 32, 8)]
+    for close in (client.adapter.pool.close, client.adapter.close) * 2:
+        close()
+    client.take()
+    assert sorted(client.completions) == numbers
+    with pytest.raises(kvpool.Closed):
+        client.adapter.submit_batch_exists(keys)
+
+
+def test_closed_from_both_sides_at_once(tmp_path):
+    client = Client(config_of(tmp_path / "pool"))
+    client.adapter.submit_batch_set(keys_of(64), [bytes(MIB)] * 64)
+    closers = [threading.Thread(target=each.close) for each in (client.adapter.pool, client.adapter) * 2]
+    for closer in closers:
+        closer.start()
+    for closer in closers:
+        closer.join(PATIENCE_S)
+    assert client.adapter.pool.closed and not any(closer.is_alive() for closer in closers)
+
+
 def test_an_adapter_that_nobody_closes(tmp_path):
     client = Client(config_of(tmp_path / "pool"))
     client.adapter.submit_batch_set(["a"], [bytes(8 * MIB)])
