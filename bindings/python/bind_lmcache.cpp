@@ -41,7 +41,11 @@ kvpool_key key_of(PyObject* text) {
 
 nb::list list_of(nb::handle object) {
   if (PyList_Check(object.ptr()) != 0) return nb::borrow<nb::list>(object);
-  return nb::steal<nb::list>(PySequence_List(object.ptr()));
+  // Its letters would be taken one by one.
+  if (PyUnicode_Check(object.ptr()) != 0) throw nb::type_error("a list is wanted, not a str");
+  PyObject* const list = PySequence_List(object.ptr());
+  if (list == nullptr) throw nb::python_error();
+  return nb::steal<nb::list>(list);
 }
 
 nb::tuple completion_of(const lmcache::Batch& batch) {

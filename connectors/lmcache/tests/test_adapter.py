@@ -159,6 +159,12 @@ def test_wrong_calls(client):
         adapter.submit_batch_set(["a", "b"], [b"x"])
     with pytest.raises(TypeError, match="a key is a str"):
         adapter.submit_batch_exists([b"a"])
+    with pytest.raises(TypeError, match="not a str"):
+        adapter.submit_batch_exists("abc")
+    with pytest.raises(TypeError, match="int"):
+        adapter.submit_batch_delete(5)
+    with pytest.raises(TypeError, match="None"):
+        adapter.submit_batch_set(["a"], None)
     with pytest.raises(TypeError, match="writable"):
         adapter.submit_batch_get(["a"], [b"x"])
     with pytest.raises(TypeError, match="contiguous"):
