@@ -50,33 +50,33 @@ bool Worker::is_storing(const Task& task) const { return task.asked == task.leng
 
 // Chooses what is asked next; false where there is nothing more.
 bool Worker::prepare(Task& task) const {
-  switch (task.batch->kind) {
-    case BatchKind::set:
-      if (task.asked < task.lengths && &lengths_[task.length] == task.group->length) {
-        ++task.asked;
-        ++task.length;
-      }
-      [[fallthrough]];
-    case BatchKind::get:
-      task.until = std::min(task.end, task.at + task.most);
-      return task.at < task.end;
-    case BatchKind::remove:
-      task.until = task.end;
-      return task.asked < task.lengths;
-    case BatchKind::exists:
-      return next_keys(task);
-  }
-  return false;
+  const bool is_by_length = task.batch->kind != BatchKind::get && !is_storing(task);
+  if (is_by_length && next_keys(task)) return true;
+  if (!task.batch->moves_data()) return false;
+  task.until = std::min(task.end, task.at + task.most);
+  return task.at < task.end;
 }
 
-// The next keys side by side that were not found yet, in this length's namespace or in the next one's.
+// Whether an entry is to be asked for in the length whose turn it is.
+bool Worker::is_wanted(const Task& task, uint32_t entry) const {
+  switch (task.batch->kind) {
+    case BatchKind::exists:
+      return task.batch->found[entry] == 0;
+    case BatchKind::set:
+      return &lengths_[task.length] != task.group->length;
+    default:
+      return true;
+  }
+}
+
+// The next wanted keys side by side, in this length's namespace or in the next one's.
 bool Worker::next_keys(Task& task) const {
-  const std::vector<uint8_t>& found = task.batch->found;
   while (task.asked < task.lengths) {
-    while (task.at < task.end && found[task.at] != 0) ++task.at;
+    while (task.at < task.end && !is_wanted(task, task.at)) ++task.at;
     if (task.at < task.end) {
+      const uint32_t end = std::min(task.end, task.at + task.most);
       task.until = task.at + 1;
-      while (task.until < task.end && found[task.until] == 0) ++task.until;
+      while (task.until < end && is_wanted(task, task.until)) ++task.until;
       return true;
     }
     task.at = task.first;
@@ -115,15 +115,11 @@ Worker::Next Worker::digest(Task& task) {
     case BatchKind::exists:
       return digest_exists(task);
     case BatchKind::set:
-      if (is_storing(task)) return digest_store(task);
-      break;
+      return is_storing(task) ? digest_store(task) : digest_remove(task);
     case BatchKind::remove:
-      break;
+      return digest_remove(task);
   }
-  if (task.result.status != KVPOOL_OK && task.result.status != KVPOOL_MISS) return give_up(task);
-  ++task.asked;
-  ++task.length;
-  return Next::again;
+  return Next::over;
 }
 
 Worker::Next Worker::digest_get(Task& task) {
@@ -176,7 +172,15 @@ Worker::Next Worker::digest_store(Task& task) {
   }
 }
 
+Worker::Next Worker::digest_remove(Task& task) {
+  if (task.result.status == KVPOOL_TOO_LARGE) return halve(task);
+  if (task.result.status != KVPOOL_OK && task.result.status != KVPOOL_MISS) return give_up(task);
+  task.at = task.until;
+  return Next::again;
+}
+
 Worker::Next Worker::digest_exists(Task& task) {
+  if (task.result.status == KVPOOL_TOO_LARGE) return halve(task);
   if (task.result.status != KVPOOL_OK && task.result.status != KVPOOL_MISS) return give_up(task);
   const uint32_t there = std::min(task.result.blocks, task.until - task.at);
   mark_found(task, there);

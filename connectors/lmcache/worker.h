@@ -96,12 +96,14 @@ class Worker {
   void proceed(Task& task);
   void came_back(Task& task);
   [[nodiscard]] bool prepare(Task& task) const;
+  [[nodiscard]] bool is_wanted(const Task& task, uint32_t entry) const;
   [[nodiscard]] bool next_keys(Task& task) const;
   [[nodiscard]] bool is_storing(const Task& task) const;
   [[nodiscard]] kvpool_status send(Task& task);
   [[nodiscard]] Next digest(Task& task);
   [[nodiscard]] Next digest_get(Task& task);
   [[nodiscard]] Next digest_store(Task& task);
+  [[nodiscard]] Next digest_remove(Task& task);
   [[nodiscard]] Next digest_exists(Task& task);
   [[nodiscard]] Next wait(Task& task, const char* why);
   [[nodiscard]] Next give_up(Task& task);

@@ -292,6 +292,20 @@ def test_limits_below_a_request(tmp_path):
     client.adapter.close()
 
 
+def test_limits_below_a_request_for_keys(tmp_path):
+    """Lookups, deletes and the deletes before a set are as large as stores are."""
+    client = Client({**config_of(tmp_path / "pool"), "limits": {"blocks_per_request": 3}})
+    for length in (100, 200):
+        keys = keys_of(10, f"of{length}x")
+        assert client.set(keys, [bytes([i]) * length for i in range(10)]) == (True, "", None)
+    assert client.set(keys, [bytes([i]) * 100 for i in range(10)]) == (True, "", None)
+    assert client.get(keys * 2, [100] * 10 + [200] * 10) == [bytes([i]) * 100 for i in range(10)] + [None] * 10
+    assert client.exists(keys) == [True] * 10
+    assert client.delete(keys) == [True] * 10
+    assert client.exists(keys) == [False] * 10
+    client.adapter.close()
+
+
 def test_too_many_lengths(tmp_path, capfd):
     client = Client(config_of(tmp_path / "pool"), lengths_max=3)
     assert client.set(["1", "2", "3"], [b"x" * n for n in (10, 20, 30)])[0]
