@@ -158,7 +158,7 @@ void use_huge_pages(const nb::list& buffers) {
     memory.push_back({static_cast<std::byte*>(const_cast<void*>(its.data)), its.bytes});
   }
   const nb::gil_scoped_release released;
-  (void)lmcache::HugePages(true).use_for(memory);
+  lmcache::HugePages::prepare(memory);
 }
 
 }  // namespace

@@ -9,12 +9,50 @@ namespace {
 
 constexpr uintptr_t huge_bytes = 2U << 20;
 constexpr size_t seen_max = 1U << 20;  // 2 TiB of memory
+constexpr int populate_write = 23;     // MADV_POPULATE_WRITE and
 constexpr int collapse = 25;           // MADV_COLLAPSE, which older headers lack
 // What is smaller is no buffer of a cache, and does not pay.
 constexpr size_t part_min_bytes = 64U << 10;
 constexpr int tries = 2;  // a page may be busy for a moment
+constexpr uintptr_t page_bytes = 4096;
+
+// 0 or the error.
+int advise(uintptr_t begin, uintptr_t end, int advice) {
+  // It may begin and end beside the memory it was made of: no pointer of that leads there.
+  void* const memory = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr)
+  return madvise(memory, end - begin, advice) == 0 ? 0 : errno;
+}
+
+int make_huge(uintptr_t begin_page, uintptr_t end_page) {
+  int error = EAGAIN;
+  for (int i = 0; i < tries && error == EAGAIN; ++i)
+    error = advise(begin_page * huge_bytes, end_page * huge_bytes, collapse);
+  return error;
+}
+
+// The pages at the ends may reach into memory of others that cannot be changed: where it fails for all
+// together, those between are tried alone.
+void change(uintptr_t begin_page, uintptr_t end_page) {
+  if (begin_page == end_page) return;
+  const int error = make_huge(begin_page, end_page);
+  if ((error != EINVAL && error != ENOMEM) || end_page - begin_page == 1) return;
+  (void)make_huge(begin_page, begin_page + 1);
+  if (end_page - begin_page > 2) (void)make_huge(begin_page + 1, end_page - 1);
+  (void)make_huge(end_page - 1, end_page);
+}
 
 }  // namespace
+
+void HugePages::prepare(std::span<const std::span<std::byte>> memory) {
+  for (const std::span<std::byte> part : memory) {
+    const auto address = reinterpret_cast<uintptr_t>(part.data());
+    const uintptr_t begin = address / page_bytes * page_bytes;
+    const uintptr_t end = (address + part.size() + page_bytes - 1) / page_bytes * page_bytes;
+    (void)advise(begin, end, MADV_HUGEPAGE);
+    (void)advise(begin, end, populate_write);
+  }
+  (void)HugePages(true).use_for(memory);
+}
 
 bool HugePages::use_for(std::span<const std::span<std::byte>> memory) {
   if (!wanted_) return false;
@@ -35,15 +73,6 @@ bool HugePages::use_for(std::span<const std::span<std::byte>> memory) {
   }
   change(begin, end);
   return end > 0;
-}
-
-void HugePages::change(uintptr_t begin, uintptr_t end) {
-  if (begin == end) return;
-  // Pages at the ends are shared with what lies beside the parts: no pointer of theirs leads there.
-  void* const memory = reinterpret_cast<void*>(begin * huge_bytes);  // NOLINT(performance-no-int-to-ptr)
-  for (int i = 0; i < tries; ++i) {
-    if (madvise(memory, (end - begin) * huge_bytes, collapse) == 0 || errno != EAGAIN) return;
-  }
 }
 
 }  // namespace kvpool::lmcache

@@ -22,10 +22,11 @@ class HugePages {
   // Takes some tenths of a millisecond for each huge page that is new, and some milliseconds for each call:
   // best called with some megabytes side by side. Small parts are left alone. Whether any was new.
   bool use_for(std::span<const std::span<std::byte>> memory);
+  // For memory that is to be pinned, and may not have been touched yet: all of it is taken from the system,
+  // in huge pages where there are any. What it holds stays.
+  static void prepare(std::span<const std::span<std::byte>> memory);
 
  private:
-  static void change(uintptr_t begin, uintptr_t end);
-
   bool wanted_;
   std::unordered_set<uintptr_t> seen_;  // huge pages, by number
 };
