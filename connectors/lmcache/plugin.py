@@ -13,14 +13,15 @@ class L2Adapter(NativeConnectorL2Adapter):
     """What LMCache loads by `"module_path": "kvpool.lmcache.plugin", "class_name": "L2Adapter"`.
 
     params          kvpool.lmcache.Adapter's arguments, and max_capacity_gb (GiB) for LMCache's own eviction
-    l1_memory_desc  LMCache's memory: all of it, or the part that will not move
+    l1_memory_desc  LMCache's memory. Only what LMCache calls stable is named to devices: what is not may be shared,
+                    or not be there yet, and must not be pinned
     """
 
     def __init__(self, params: dict[str, Any], l1_memory_desc: Any = None):
         params = dict(params)
         max_capacity_gb = params.pop("max_capacity_gb", 0)
         memory = []
-        if l1_memory_desc is not None:
-            length_bytes = l1_memory_desc.stable_registration_size or l1_memory_desc.size
+        if l1_memory_desc is not None and l1_memory_desc.stable_registration_size:
+            length_bytes = l1_memory_desc.stable_registration_size
             memory = [(ctypes.c_uint8 * length_bytes).from_address(l1_memory_desc.ptr)]
         super().__init__(Adapter(**params, memory=memory), max_capacity_gb=max_capacity_gb, type_name="kvpool")

@@ -1,7 +1,11 @@
 """kvpool.lmcache.Adapter by its own contract: batches in, completions out."""
 
 import os
+import pathlib
+import re
 import select
+import subprocess
+import sys
 import threading
 import time
 
@@ -326,6 +330,30 @@ def test_segments_that_the_configuration_bounds(tmp_path):
     assert client.set(["a"], [value])[0]
     assert client.get(["a"], [len(value)]) == [value]
     client.adapter.close()
+
+
+PINNED = """
+import pathlib, re, sys
+from kvpool.lmcache import Adapter
+config = {"pool": {"buffers": 0, "staging": "2MiB"}, "device": [{"kind": "file", "path": sys.argv[1], "size": "64MiB"}]}
+adapter = Adapter(config, memory=[bytearray(int(sys.argv[2]))] if sys.argv[2] != "0" else [])
+print(re.search(r"VmPin:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+adapter.close()
+"""
+
+
+def pinned_bytes(path, memory_bytes):
+    """By a process that opens an adapter: the kernel gives back late what a closed one had."""
+    command = [sys.executable, "-c", PINNED, str(path), str(memory_bytes)]
+    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout) * KIB
+
+
+def test_named_memory_is_pinned(tmp_path):
+    """The kernel's registered buffers are it, beside the pool's own."""
+    without = pinned_bytes(tmp_path / "pool", 0)
+    if without == 0:
+        pytest.skip("`ulimit -l` allows no registered buffers")
+    assert pinned_bytes(tmp_path / "pool", 4 * MIB) >= without + 4 * MIB
 
 
 def test_a_wrong_configuration_is_one_clear_line(tmp_path):

@@ -1,6 +1,7 @@
 """kvpool as LMCache's native_plugin and as its plugin, made as its command line makes them."""
 
 import argparse
+import ctypes
 import json
 import select
 import time
@@ -16,6 +17,8 @@ from lmcache.v1.distributed.l2_adapters import create_l2_adapter  # noqa: E402
 from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config  # noqa: E402
 from lmcache.v1.memory_management import MemoryFormat, MemoryObjMetadata, TensorMemoryObj  # noqa: E402
 
+from kvpool.lmcache import plugin  # noqa: E402
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LAYOUT = {0: MemoryLayoutDesc(shapes=[], dtypes=[])}
 PATIENCE_S = 30
@@ -28,7 +31,7 @@ def make_adapter(config, capacity_gb=0, kind="native_plugin", memory=None):
         spec = {"type": "plugin", "module_path": "kvpool.lmcache.plugin", "class_name": "L2Adapter",
                 "adapter_params": {"config": config, "max_capacity_gb": capacity_gb}}  # fmt: skip
     parsed = parse_args_to_l2_adapters_config(argparse.Namespace(l2_adapter=[json.dumps(spec)]))
-    described = None if memory is None else L1MemoryDesc(memory.data_ptr(), memory.nbytes, 4096)
+    described = None if memory is None else L1MemoryDesc(memory.data_ptr(), memory.nbytes, 4096, memory.nbytes)
     return create_l2_adapter(parsed.adapters[0], described)
 
 
@@ -177,6 +180,27 @@ def test_a_plugin_is_told_of_lmcaches_memory(device, tmp_path):
     assert all(torch.all(value.tensor == i + 1) for i, value in enumerate(values))
     lengths = sum(value.tensor.numel() for value in values)
     assert int((memory == 7).sum()) == memory.numel() - lengths
+    made.close()
+
+
+@pytest.mark.parametrize("stable_bytes", [None, 3 * MIB, 8 * MIB])
+def test_a_plugin_names_stable_memory_only(stable_bytes, monkeypatch):
+    """Where LMCache says no stable size, its memory is shared, or a reservation that grows."""
+    named = []
+
+    class Recorded(plugin.Adapter):
+        def __init__(self, memory, **params):
+            named.extend((ctypes.addressof(each), len(each)) for each in memory)
+            super().__init__(memory=memory, **params)
+
+    monkeypatch.setattr(plugin, "Adapter", Recorded)
+    memory = torch.full((8 * MIB,), 7, dtype=torch.uint8)
+    described = L1MemoryDesc(memory.data_ptr(), memory.nbytes, 4096, stable_bytes)
+    made = plugin.L2Adapter({"config": config_of("memory", None)}, described)
+    assert named == ([(memory.data_ptr(), stable_bytes)] if stable_bytes else [])
+    value = part_of(memory, 4 * MIB, MIB)
+    assert store(made, [key_of(1)], [value]).is_successful()
+    assert load(made, [key_of(1)], [value]) == [True] and torch.all(memory == 7)
     made.close()
 
 
