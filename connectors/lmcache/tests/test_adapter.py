@@ -1,5 +1,6 @@
 """kvpool.lmcache.Adapter by its own contract: batches in, completions out."""
 
+import mmap
 import os
 import pathlib
 import re
@@ -371,6 +372,25 @@ def test_a_path_as_configuration(tmp_path):
     client = Client(str(file))
     assert client.set(["a"], [b"x" * 10])[0] and client.get(["a"], [10]) == [b"x" * 10]
     assert client.adapter.pool.stats()["ready_blocks"] == 1
+    client.adapter.close()
+
+
+def test_a_deadline_that_passes_is_a_miss(tmp_path):
+    """What came of a value by then is not taken for it, and nothing is written into its buffer afterwards."""
+    config = {**config_of(tmp_path / "pool"), "limits": {"deadline": "300ms"}}
+    config["device"][0]["limit_read"] = "10MB/s"
+    client = Client(config)
+    assert client.set(["a"], [os.urandom(8 * MIB)])[0]
+    back = mmap.mmap(-1, 8 * MIB)  # aligned: the device itself writes it
+    ok, error, found = client.wait(client.adapter.submit_batch_get(["a"], [back]))
+    assert ok and found == [False], error
+    assert any(back[:])  # it was under way
+    back[:] = bytes(8 * MIB)
+    until = time.monotonic() + PATIENCE_S
+    while client.adapter.pool.stats()["tickets_under_way"] > 0:
+        assert time.monotonic() < until
+    assert not any(back[:])
+    assert client.adapter.pool.stats()["timed_out_requests"] == 1
     client.adapter.close()
 
 
