@@ -3,11 +3,13 @@
     python -m pytest -p contract FOLDER/test_native_connector_l2_adapter.py
 
 with this folder in PYTHONPATH: the connector that those tests make up for themselves becomes an Adapter over a pool.
+What they derive from it before (RecordingNativeConnector, whose tests are of LMCache's own padding) stays as it is.
 """
 
 from kvpool.lmcache import Adapter
 
 MADE_UP = "MockNativeConnector"
+OPENED_MIN = 30  # LMCache 0.5.6 makes up 33
 
 
 class Connector(Adapter):
@@ -26,4 +28,4 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"{Connector.opened} pools were opened")
-    assert Connector.opened > 0
+    assert Connector.opened >= OPENED_MIN
