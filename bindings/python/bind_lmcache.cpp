@@ -4,10 +4,14 @@
 #include <nanobind/stl/string.h>
 
 #define XXH_INLINE_ALL
+#include <sys/random.h>
 #include <xxhash.h>
 
+#include <array>
+#include <cerrno>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "buffer.h"
@@ -32,10 +36,28 @@ std::string_view utf8(PyObject* text) {
   return {data, static_cast<size_t>(bytes)};
 }
 
+// Of this process alone: the pool is empty when it starts. Keys hold what users chose (their salt), and
+// whoever knows the secret can make two that are taken for one.
+using Secret = std::array<std::byte, XXH3_SECRET_DEFAULT_SIZE>;
+
+Secret make_secret() {
+  Secret secret;
+  for (size_t filled = 0; filled < secret.size();) {
+    const ssize_t got = getrandom(secret.data() + filled, secret.size() - filled, 0);
+    if (got > 0) {
+      filled += static_cast<size_t>(got);
+    } else if (errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "getrandom");
+    }
+  }
+  return secret;
+}
+
 // LMCache's keys are chunk hashes with the model, rank, group and salt around them.
 kvpool_key key_of(PyObject* text) {
+  static const Secret secret = make_secret();
   const std::string_view its = utf8(text);
-  const XXH128_hash_t hash = XXH3_128bits(its.data(), its.size());
+  const XXH128_hash_t hash = XXH3_128bits_withSecret(its.data(), its.size(), secret.data(), secret.size());
   return {.high = hash.high64, .low = hash.low64};
 }
 

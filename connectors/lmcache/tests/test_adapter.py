@@ -141,6 +141,32 @@ def test_memory_that_is_not_aligned(client):
     assert back[:77] == bytes(77) and back[2 * MIB + 77 :] == bytes(MIB - 77)
 
 
+def colliding_keys():
+    """Two keys of the same XXH3 hash, with the secret that the library has in it.
+
+    Each 8 bytes are mixed with 8 of the secret, 64 bytes further on with the next 8, and a product of both halves
+    is summed beside the 8 bytes themselves. Where the upper halves are the secret's own the product is 0, and of
+    two such places only the sum of their lower halves is left.
+    """
+    first, second = 7 * 64, 14 * 64
+    text = bytearray(b"x" * 1100)
+    text[first + 3 : first + 8] = b"\xc2" + bytes.fromhex("813a264c")  # the first makes UTF-8 of it
+    text[second + 4 : second + 8] = bytes.fromhex("cdb45931")
+    other = bytearray(text)
+    other[first] += 1
+    other[second] -= 1
+    return text.decode(), other.decode()
+
+
+def test_keys_that_were_made_to_collide(client):
+    one, other = colliding_keys()
+    assert one != other
+    assert client.set([one], [b"1" * 100])[0]
+    assert client.exists([other]) == [False]
+    assert client.set([other], [b"2" * 100])[0]
+    assert client.get([one, other], [100, 100]) == [b"1" * 100, b"2" * 100]
+
+
 def test_deleting_what_is_not_there_says_that_it_is_gone(client):
     """What the pool evicted by itself must leave LMCache's accounts too."""
     assert client.delete(["never"]) == [True]
