@@ -2,13 +2,14 @@
 // work is the worker's (connectors/lmcache/worker.h).
 //
 // Thread: any that holds the GIL, several at a time; close() lets go of it while it waits. The values' memory
-// is held until its batch is taken by drain_completions().
-// Failure: PoolError for a wrong call, and for a pool that does not close; what comes of a batch is in its
-// completion.
+// is held until its batch is taken by drain_completions(). In a forked child it does nothing but be
+// forgotten: its thread and the pool are the parent's. Failure: PoolError for a wrong call, and for a pool
+// that does not close; what comes of a batch is in its completion.
 
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <sys/types.h>
 
 #include <memory>
 #include <mutex>
@@ -39,10 +40,12 @@ class LMCacheAdapter final : public Closable {
 
  private:
   LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options);
+  [[nodiscard]] bool is_forked() const;
 
   std::shared_ptr<Pool> pool_;
   kvpool_consumer* consumer_ = nullptr;
   std::unique_ptr<lmcache::Worker> worker_;
+  pid_t process_;
   uint64_t last_id_ = 0;
   bool closing_ = false;
   std::mutex close_mutex_;  // taken without the GIL: a second close() waits for the first

@@ -1,10 +1,12 @@
 """kvpool.lmcache.Adapter by its own contract: batches in, completions out."""
 
+import gc
 import mmap
 import os
 import pathlib
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -505,6 +507,26 @@ def test_an_adapter_that_nobody_closes(tmp_path):
     client.adapter.submit_batch_set(["a"], [bytes(8 * MIB)])
     del client
     Client(config_of(tmp_path / "pool")).adapter.close()  # its file is free again
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_forked_child_forgets_it(client, closed):
+    assert client.set(["a"], [b"x" * 100])[0]
+    child = os.fork()
+    if child == 0:
+        if closed:
+            client.adapter.close()
+        del client.adapter
+        gc.collect()
+        os._exit(0)
+    until = time.monotonic() + PATIENCE_S
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+        time.sleep(0.01)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+    assert client.get(["a"], [100]) == [b"x" * 100]
 
 
 def test_values_are_let_go_with_their_completion(client):
