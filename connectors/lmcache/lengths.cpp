@@ -40,7 +40,8 @@ const Length* Lengths::open(uint64_t bytes, std::string& why) {
     if (!std::exchange(full_, true)) std::fprintf(stderr, "kvpool warning: lmcache: %s\n", why.c_str());
     return nullptr;
   }
-  auto length = std::make_unique<Length>(Length{.bytes = bytes});
+  auto length =
+      std::make_unique<Length>(Length{.bytes = bytes, .number = static_cast<uint32_t>(lengths_.size())});
   if (!make(*length, why)) {
     refuse(bytes, why);
     return nullptr;

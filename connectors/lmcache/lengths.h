@@ -21,6 +21,7 @@ namespace kvpool::lmcache {
 
 struct Length {
   uint64_t bytes = 0;
+  uint32_t number = 0;  // from 0 on
   uint32_t ns = 0;
   uint32_t segment_bytes = 0;  // of all segments but the last
   uint32_t segments = 0;

@@ -59,11 +59,12 @@ bool Worker::prepare(Task& task) const {
 
 // Whether an entry is to be asked for in the length whose turn it is.
 bool Worker::is_wanted(const Task& task, uint32_t entry) const {
+  if (!stored_.may_have(task.batch->ordered_keys[entry], task.length)) return false;
   switch (task.batch->kind) {
     case BatchKind::exists:
       return task.batch->found[entry] == 0;
     case BatchKind::set:
-      return &lengths_[task.length] != task.group->length;
+      return task.length != task.group->length->number;
     default:
       return true;
   }
@@ -104,8 +105,9 @@ kvpool_status Worker::send(Task& task) {
   request.ns = length.ns;
   request.buffers =
       batch.addresses.data() + task.group->addresses + size_t{task.at - task.group->begin} * length.segments;
-  return batch.kind == BatchKind::get ? kvpool_retrieve(consumer_, &request, &ticket)
-                                      : kvpool_store(consumer_, &request, &ticket);
+  if (batch.kind == BatchKind::get) return kvpool_retrieve(consumer_, &request, &ticket);
+  for (uint32_t i = task.at; i < task.until; ++i) stored_.note(batch.ordered_keys[i], length.number);
+  return kvpool_store(consumer_, &request, &ticket);
 }
 
 Worker::Next Worker::digest(Task& task) {

@@ -2,7 +2,8 @@
 //
 // A batch becomes tasks, one request under way for each: a set or a get one for some values of the same
 // length, an exists or a remove one for some keys. What a request leaves over (values behind one that was
-// missing, keys that may be in another length's namespace) the same task asks for next. Batches take turns.
+// missing, keys that may be in another length's namespace) the same task asks for next. Batches take turns. A
+// key is asked for in those lengths alone in which it may have been stored.
 //
 // A store that finds no room may only be waiting for what other requests pin: it is tried again when one of
 // them ends, nothing new is started meanwhile, and it fails when it was alone and found none.
@@ -27,6 +28,7 @@
 #include "connectors/lmcache/batch.h"
 #include "connectors/lmcache/huge_pages.h"
 #include "connectors/lmcache/lengths.h"
+#include "connectors/lmcache/stored_keys.h"
 #include "kvpool/kvpool.h"
 
 namespace kvpool::lmcache {
@@ -112,6 +114,7 @@ class Worker {
 
   kvpool_consumer* consumer_;
   Lengths lengths_;
+  StoredKeys stored_;
   HugePages huge_pages_;
   std::vector<std::span<std::byte>> task_values_;  // scratch
   std::vector<Task> tasks_;
