@@ -34,8 +34,7 @@ int make_huge(uintptr_t begin_page, uintptr_t end_page) {
 // together, those between are tried alone.
 void change(uintptr_t begin_page, uintptr_t end_page) {
   if (begin_page == end_page) return;
-  const int error = make_huge(begin_page, end_page);
-  if ((error != EINVAL && error != ENOMEM) || end_page - begin_page == 1) return;
+  if (make_huge(begin_page, end_page) != EINVAL || end_page - begin_page == 1) return;
   (void)make_huge(begin_page, begin_page + 1);
   if (end_page - begin_page > 2) (void)make_huge(begin_page + 1, end_page - 1);
   (void)make_huge(end_page - 1, end_page);
