@@ -184,6 +184,7 @@ TEST_F(SpdkDeviceTest, AConsumersMemoryIsReachedThroughAnIommu) {
   std::byte* const first_page = own.get() + 2 * mib;
   for (const bool iommu : {false, true}) {
     spdk_double::set_iommu(iommu);
+    device_.reset();  // the drive is of one pool
     device_ = std::make_unique<SpdkDevice>(options());
     ASSERT_TRUE(device_->attached());
     std::memset(own.get(), 0x77, 8 * mib);
