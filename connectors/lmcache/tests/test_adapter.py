@@ -350,26 +350,6 @@ def test_too_many_lengths(tmp_path, capfd):
     client.adapter.close()
 
 
-def test_other_lengths_cost_little(memory_client):
-    """A key that was never stored with another length is not asked for there, one round trip for each."""
-    client = memory_client
-
-    def shortest_s(name):
-        times = []
-        for i in range(50):
-            before = time.monotonic()
-            assert client.set([f"{name}{i}"], [b"x" * 4096])[0]
-            assert client.exists(keys_of(200, f"{name}{i}")) == [False] * 200
-            times.append(time.monotonic() - before)
-        return min(times)
-
-    with_one = shortest_s("one")
-    for length in range(1000, 1063):
-        assert client.set(["other"], [b"x" * length])[0]
-    assert client.get(["other"] * 63, range(1000, 1063)) == [None] * 62 + [b"x" * 1062]
-    assert shortest_s("many") < 8 * with_one
-
-
 def test_segments_that_the_configuration_bounds(tmp_path):
     """A namespace in the configuration lets blocks have 64 segments only; larger values have larger ones."""
     config = config_of(tmp_path / "pool", size="512MiB")
