@@ -68,7 +68,7 @@ TEST_F(BlockDrives, UnderAVolumeOfTheDeviceMapperAreRefusedAndTheVolumeIsNot) {
   {
     const auto pool = open("/dev/dm-0", 30 * mib);
     ASSERT_TRUE(pool) << pool.error().message;
-    EXPECT_HAS(refusal("/dev/dm-0"), "in use by process ");
+    EXPECT_HAS(refusal("/dev/dm-0"), "in use by this process");
   }
   EXPECT_HAS(refusal("/dev/dm-0", 31 * mib), "has room for 30 MiB");
   ASSERT_EQ(std::system("dmsetup remove --noudevsync volume"), 0);
@@ -80,7 +80,7 @@ TEST_F(BlockDrives, BelongToOnePoolAtATime) {
   {
     const auto pool = NvmeDevice::open({.name = "n", .path = path_of("suite"), .size_bytes = 8 * mib});
     ASSERT_TRUE(pool) << pool.error().message;
-    EXPECT_HAS(refusal(path), "in use by process ");
+    EXPECT_HAS(refusal(path), "in use by this process");
     EXPECT_TRUE(nlohmann::json::parse(kvpool("stat --json " + path).output)["in_use"].get<bool>());
   }
   const auto pool = open(path);
