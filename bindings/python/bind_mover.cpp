@@ -62,6 +62,10 @@ class Mover final : public Closable {
   }
   ~Mover() override {
     if (mover_ == nullptr) return;
+    if (pool_->is_inherited()) {
+      (void)new std::shared_ptr<pages::PageMover>(std::move(mover_));
+      return;
+    }
     constexpr uint64_t most_us = 10'000'000;
     kvpool_error ignored{};
     kvpool_status status = KVPOOL_OK;
@@ -135,7 +139,7 @@ class Mover final : public Closable {
     return out;
   }
   void close(double timeout_s) override {
-    if (mover_ == nullptr) return;
+    if (mover_ == nullptr || pool_->is_inherited()) return;
     const std::shared_ptr<pages::PageMover> mover = mover_;
     kvpool_error error{};
     kvpool_status status = KVPOOL_OK;
@@ -167,7 +171,7 @@ class Mover final : public Closable {
     }
   }
   std::shared_ptr<pages::PageMover> get() {
-    if (mover_ == nullptr) refuse(KVPOOL_CLOSED, "the page mover is closed");
+    if (mover_ == nullptr || pool_->is_inherited()) refuse(KVPOOL_CLOSED, "the page mover is closed");
     return mover_;
   }
 

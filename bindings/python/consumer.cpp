@@ -224,7 +224,9 @@ bool Consumer::wait(const Request& request, bool released, double timeout_s) {
   for (;;) {
     if (!closed()) poll();
     if (released ? request.released() : request.done()) return true;
-    if (closed()) {  // another thread is closing it
+    if (closed()) {  // another thread is closing it, or it never ends in this process
+      if (pool_->is_inherited())
+        throw PoolError(KVPOOL_CLOSED, "the request is of the process that forked this one");
       const nb::gil_scoped_release let;
       ::poll(nullptr, 0, shared_slice_ms);
       continue;

@@ -54,7 +54,7 @@ class Consumer final : public Closable, public std::enable_shared_from_this<Cons
   // Raises TimedOut where a device still holds buffers; it may be called again.
   void close(double timeout_s) override;
   [[nodiscard]] kvpool_consumer* get() const;
-  [[nodiscard]] bool closed() const { return consumer_ == nullptr || closed_; }
+  [[nodiscard]] bool closed() const { return consumer_ == nullptr || closed_ || pool_->is_inherited(); }
   [[nodiscard]] const std::shared_ptr<Pool>& pool() const { return pool_; }
   // Memory of the pool's own, of huge pages and registered with the devices: empty, or region_bytes.
   [[nodiscard]] std::span<std::byte> region() const;

@@ -46,7 +46,8 @@ Pool::Pool(const std::optional<std::string>& path, const std::optional<std::stri
 }
 
 Pool::~Pool() {
-  if (pool_ == nullptr) return;
+  if (is_inherited()) (void)new Kept(std::move(memory_));
+  if (gone()) return;
   kvpool_error ignored{};
   // A device that does not let go keeps its pool: memory that it may still write to must stay.
   constexpr uint64_t most_us = 10'000'000;
@@ -107,6 +108,9 @@ void Pool::take_back() {
 }
 
 kvpool_pool* Pool::get() const {
+  if (is_inherited()) {
+    throw PoolError(KVPOOL_CLOSED, "the pool is of the process that forked this one; open one here");
+  }
   if (closed() || closing_) throw PoolError(KVPOOL_CLOSED, "the pool is closed");
   return pool_;
 }

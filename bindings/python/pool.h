@@ -7,6 +7,7 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <unistd.h>
 
 #include <memory>
 #include <optional>
@@ -53,9 +54,11 @@ class Pool {
   // Closes what uses it first. TIMED_OUT: a device still holds buffers; it may be called again. While memory
   // of its own is lent nobody can use it any more, but devices and memory are kept until the last comes back.
   void close(double timeout_s);
-  [[nodiscard]] bool closed() const { return pool_ == nullptr || closed_; }
-  // Devices and memory are given back.
-  [[nodiscard]] bool gone() const { return pool_ == nullptr; }
+  [[nodiscard]] bool closed() const { return gone() || closed_; }
+  // Devices and memory are given back, or are not this process's to give.
+  [[nodiscard]] bool gone() const { return pool_ == nullptr || is_inherited(); }
+  // By a fork: the threads that serve it are in the other process.
+  [[nodiscard]] bool is_inherited() const { return getpid() != process_; }
   void lend() { ++lent_; }
   void take_back();
   // Of no other pool of the process, ever.
@@ -80,6 +83,7 @@ class Pool {
   static inline uint64_t last_id = 0;
 
   uint64_t id_ = ++last_id;
+  pid_t process_ = getpid();
   kvpool_pool* pool_ = nullptr;
   bool closing_ = false;  // one thread is, without the GIL
   bool closed_ = false;

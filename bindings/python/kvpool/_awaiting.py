@@ -4,6 +4,7 @@ A loop that was closed is not held by anything here: readers know their loop and
 """
 
 import asyncio
+import functools
 import io
 import os
 import weakref
@@ -31,9 +32,14 @@ class _Reader:
             self.descriptor = io.FileIO(os.dup(self.consumer.fileno()), closefd=True)
             self.loop().add_reader(self.descriptor, self.look)
         self.awaited.append((request, weakref.ref(future)))
-        future.add_done_callback(lambda ended: request.cancel() if ended.cancelled() else None)
+        future.add_done_callback(functools.partial(self._ended, request))
         self.look()
         return future
+
+    def _ended(self, request, future):
+        if future.cancelled():
+            self.look()  # first: the loop may not come here again
+            request.cancel()
 
     def look(self):
         try:

@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -391,3 +393,31 @@ def test_a_loop_that_has_gone_is_not_held(tmp_path):
         while pool.stats()["tickets_under_way"] > 0:  # they were cancelled with their tasks
             consumer.poll()
             assert time.monotonic() < until
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_forked_child_leaves_its_parents_pool_alone(pool, ns, closing):
+    consumer = pool.consumer()
+    request = consumer.store(ns, keys_of(1), payload(1))
+    child = os.fork()
+    if child == 0:
+        told = 0
+        for ask in (pool.stats, lambda: consumer.match(ns, keys_of(1)), lambda: request.wait_released(10)):
+            try:
+                ask()
+            except kvpool.Closed:
+                told += 1
+        if closing:
+            pool.close()
+        del ask, request, consumer, pool, ns
+        gc.collect()
+        os._exit(0 if told >= 2 else 1)  # the request may have ended before
+    until = time.monotonic() + 30
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
+        time.sleep(0.01)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+    assert request.result(10).blocks == 1
+    assert consumer.match(ns, keys_of(1)).result(10).blocks == 1
