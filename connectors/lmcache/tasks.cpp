@@ -187,8 +187,8 @@ Worker::Next Worker::digest_exists(Task& task) {
   const uint32_t there = std::min(task.result.blocks, task.until - task.at);
   mark_found(task, there);
   if (there > 0) likely_ = task.length;
-  // The one behind them is not in this namespace.
-  task.at = std::min(task.end, task.at + there + 1);
+  // The one behind them is not in this namespace, if it was asked for.
+  task.at = std::min(task.until, task.at + there + 1);
   return Next::again;
 }
 
