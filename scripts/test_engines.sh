@@ -69,7 +69,8 @@ tests() {
   shift
   for file in "$@"; do
     heading "$name: $file"
-    if timeout "$test_limit_s" "$root/$name/bin/python" -m pytest -q -ra -p no:cacheprovider -o tmp_path_retention_policy=failed "$file"; then
+    if timeout "$test_limit_s" "$root/$name/bin/python" -m pytest -q -ra -p no:cacheprovider \
+      -o tmp_path_retention_policy=failed "$file"; then
       result "$name" "passed $name $file"
     else
       result "$name" "FAILED $name $file"
