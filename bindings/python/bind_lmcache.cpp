@@ -5,7 +5,6 @@
 
 #define XXH_INLINE_ALL
 #include <sys/random.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include <array>
@@ -85,7 +84,7 @@ nb::tuple completion_of(const lmcache::Batch& batch) {
 }  // namespace
 
 LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options)
-    : pool_(std::move(pool)), process_(getpid()) {
+    : pool_(std::move(pool)) {
   if (options.lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
   consumer_ = open_consumer(*pool_, "lmcache", 0);
   worker_ = std::make_unique<lmcache::Worker>(pool_->get(), consumer_, options);
@@ -99,9 +98,8 @@ std::shared_ptr<LMCacheAdapter> LMCacheAdapter::open(std::shared_ptr<Pool> pool,
 }
 
 LMCacheAdapter::~LMCacheAdapter() {
-  if (is_forked()) {
+  if (pool_->is_inherited()) {
     (void)worker_.release();
-    (void)new std::shared_ptr<Pool>(pool_);
     return;
   }
   try {
@@ -112,11 +110,10 @@ LMCacheAdapter::~LMCacheAdapter() {
   }
 }
 
-bool LMCacheAdapter::is_forked() const { return getpid() != process_; }
-
 uint64_t LMCacheAdapter::submit(lmcache::BatchKind kind, nb::handle keys, nb::handle values) {
   if (closing_) throw PoolError(KVPOOL_CLOSED, "the adapter is closed");
-  if (is_forked()) throw PoolError(KVPOOL_CLOSED, "the adapter is another process's, which forked this one");
+  if (pool_->is_inherited())
+    throw PoolError(KVPOOL_CLOSED, "the adapter is another process's, which forked this one");
   auto batch = std::make_unique<lmcache::Batch>();
   batch->kind = kind;
   const nb::list all_keys = list_of(keys);
@@ -158,7 +155,7 @@ nb::list LMCacheAdapter::drain_completions() {
 }
 
 void LMCacheAdapter::close(double timeout_s) {
-  if (is_forked()) return;
+  if (pool_->is_inherited()) return;
   closing_ = true;
   const nb::gil_scoped_release released;
   const std::lock_guard lock(close_mutex_);
@@ -171,7 +168,7 @@ void LMCacheAdapter::close(double timeout_s) {
 }
 
 void LMCacheAdapter::close_with_pool(double timeout_s) {
-  if (is_forked()) return;
+  if (pool_->is_inherited()) return;
   close(timeout_s);
   pool_->close(timeout_s);
 }

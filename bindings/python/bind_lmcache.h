@@ -40,12 +40,10 @@ class LMCacheAdapter final : public Closable {
 
  private:
   LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::WorkerOptions& options);
-  [[nodiscard]] bool is_forked() const;
 
   std::shared_ptr<Pool> pool_;
   kvpool_consumer* consumer_ = nullptr;
   std::unique_ptr<lmcache::Worker> worker_;
-  pid_t process_;
   uint64_t last_id_ = 0;
   bool closing_ = false;
   std::mutex close_mutex_;  // taken without the GIL: a second close() waits for the first

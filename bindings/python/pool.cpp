@@ -98,7 +98,7 @@ void Pool::give_back(double timeout_s) {
 
 // Nothing is under way when it was closed, so that this takes no time.
 void Pool::take_back() {
-  if (--lent_ > 0 || !closed_ || pool_ == nullptr) return;
+  if (--lent_ > 0 || !closed_ || gone()) return;
   constexpr double most_s = 10;
   try {
     give_back(most_s);
