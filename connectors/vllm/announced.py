@@ -1,15 +1,17 @@
 """What others have been told that the pool holds (KV events), and what they have still to be told.
 
-The pool does not say what it evicts, only how many blocks it has. It evicts leaves, by their last use; so the blocks
-are kept in that order here, and when there are more of them than the pool has, the first ones are taken back. What
-was taken back too early is announced again by the next match that finds it; a match that misses takes back the rest.
+The pool does not say what it evicts, only how many blocks, and how many it has. It evicts leaves, by their last use;
+so the blocks are kept in that order here, and when there are more of them than the pool has, the first ones are taken
+back, as many as were evicted. (What is lost otherwise, such as by a wrong checksum, is known by its key.) What was
+taken back too early is announced again by the next match that finds it; a match that misses takes back the rest.
 
 Knows no vLLM: an event is whatever `make` returns. Thread: the engine's.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +35,14 @@ class _Told:
 
 
 class Announced:
-    def __init__(self, make: Any, blocks_in_pool: Callable[[], int]):
-        """make: block(request, index) -> Block, cleared() -> an event."""
+    def __init__(self, make: Any, counters: Callable[[], Mapping[str, int]]):
+        """make: block(request, index) -> Block, cleared() -> an event. counters: the pool's."""
         self._make = make
-        self._blocks_in_pool = blocks_in_pool
+        self._counters = counters
         self._told: dict[bytes, _Told] = {}  # coldest first
         self._events: list[Any] = []
         self._told_before = 0  # at the last look
+        self._evicted = deque([counters()["evicted_blocks"]] * 2, maxlen=2)  # at the last looks
         self._look_s = 0.0
 
     def planned(self, request: Any, first: int, end: int) -> list[Block]:
@@ -96,6 +99,9 @@ class Announced:
             return
         self._look_s = now + _LOOK_S
         # Of what has been told since the last look, the pool's number may not know yet.
-        excess = min(self._told_before, len(self._told)) - self._blocks_in_pool()
-        self.missing(list(itertools.islice(self._told, max(0, excess))))
+        counters = self._counters()
+        excess = min(self._told_before, len(self._told)) - counters["ready_blocks"]
+        evicted = counters["evicted_blocks"] - self._evicted[0]
+        self.missing(list(itertools.islice(self._told, max(0, min(excess, evicted)))))
         self._told_before = len(self._told)
+        self._evicted.append(counters["evicted_blocks"])

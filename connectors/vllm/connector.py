@@ -112,9 +112,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         if wanted is None or not wanted.enable_kv_cache_events:
             return None
         medium = kv_events.MEDIUM_MEMORY if self._is_memory() else kv_events.MEDIUM_DISK
-        pool = self._user.pool
-        return Announced(kv_events.KVEvents(self._layout, self._caches_config.kv_cache_groups, medium),
-                         lambda: pool.stats()["ready_blocks"])
+        return Announced(kv_events.KVEvents(self._layout, self._caches_config.kv_cache_groups, medium), self._user.pool.stats)
 
     def _is_memory(self) -> bool:
         """Whether the pool has its blocks in memory alone."""

@@ -65,7 +65,7 @@ class World:
         mover = PageMover.open(self.pool._native, ns, layers, [g.pages for g in groups], 0)
         self.engine = Engine(layout, ns, mover)
         settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
-        announced = Announced(Words, lambda: self.pool.stats()["ready_blocks"]) if events else None
+        announced = Announced(Words, self.pool.stats) if events else None
         self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first, announced)
         self.worker = WorkerSide(self.engine)
         self.engine.requests_may_fail = not verify_first
@@ -338,8 +338,8 @@ def watched(tmp_path):
     made.close()
 
 
-def ask(world, name, tokens=1000):
-    request = Request(name, tokens)
+def ask(world, name, tokens=1000, **more):
+    request = Request(name, tokens, **more)
     world.scheduler.on_new_request(request)
     world.scheduler.get_num_new_matched_tokens(request, 0)
     return request
@@ -395,7 +395,7 @@ def test_an_answer_that_is_older_than_a_store_takes_nothing_back(watched):
 def test_what_others_have_stored_is_announced_when_it_is_found(tmp_path):
     world = World(tmp_path, recompute=False)
     world.store(Request("a", 1000), [list(range(1, 17))])
-    world.scheduler._announced = Announced(Words, lambda: 3)
+    world.scheduler._announced = Announced(Words, world.pool.stats)
     ask(world, "b")
     assert world.scheduler.take_events() == blocks("stored", "b", 0, 1, 2)
     world.close()
@@ -414,6 +414,21 @@ def test_what_could_not_be_loaded_is_taken_back(tmp_path):
     world.scheduler.request_finished("b")
     assert told(world, "removed") == blocks("removed", "a", *range(15 - failed, 15))
     world.close()
+
+
+def test_what_is_lost_is_not_taken_for_evicted(watched):
+    watched.store(Request("a", 1000), [list(range(1, 17))])
+    watched.store(Request("b", 1000, salt=1), [list(range(17, 33))])
+    assert len(told(watched)) == 6
+    keys = watched.engine.layout.keys(Request("b", 1000, salt=1).block_hashes, 0, 3)
+    watched.scheduler._consumer.delete(watched.engine.namespace, keys).result(10)
+    while watched.pool.stats()["ready_blocks"] > 3:
+        pass
+    for _ in range(3):
+        watched.scheduler._announced._look_s = 0
+        assert watched.scheduler.take_events() == []  # not those of "a", which are colder
+    ask(watched, "late", salt=1)
+    assert watched.scheduler.take_events() == blocks("removed", "b", 0, 1, 2)
 
 
 def test_what_the_pool_evicts_is_taken_back(tmp_path):
