@@ -8,10 +8,9 @@ taking its result; of handing 10,000 pages to the mover.
 import ctypes
 import statistics
 import time
-from array import array
 
 import kvpool
-from kvpool._native import PageMover
+from kvpool._native import PageMover, PageNumbers
 
 
 def request_us(consumer, ns, keys, rounds=2000) -> float:
@@ -53,7 +52,7 @@ def main() -> None:
         layer = (address, page_bytes, count, [page_bytes], [1], 1, 0)
         mover = PageMover.open(pool._native, paged, [layer], [pages_of_block], 16 << 20)
         keys = b"".join(kvpool.key(b"%d" % i) for i in range(blocks))
-        pages = array("i", [i % count for i in range(blocks * pages_of_block)])
+        pages = PageNumbers([i % count for i in range(blocks * pages_of_block)])
         print(f"a page: {page_ns(mover, keys, pages):.1f} ns")
 
 

@@ -44,10 +44,10 @@ kvpool_key key_from(const nb::bytes& bytes) {
 std::vector<kvpool_key> keys_from(nb::handle object) {
   std::vector<kvpool_key> keys;
   if (nb::isinstance<nb::list>(object) || nb::isinstance<nb::tuple>(object)) {
+    keys.reserve(nb::len(object));
     for (const nb::handle item : object) {
-      nb::bytes one;
-      if (!nb::try_cast<nb::bytes>(item, one)) refuse("a key is 16 bytes");
-      keys.push_back(key_from(one));
+      if (!nb::isinstance<nb::bytes>(item)) refuse("a key is 16 bytes");
+      keys.push_back(key_from(nb::borrow<nb::bytes>(item)));
     }
     return keys;
   }

@@ -1,7 +1,6 @@
 // PageMover for Python: an engine's pages and a pool's blocks, with nothing done for each page in Python.
 
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -15,6 +14,7 @@
 #include "connectors/pages/page_mover.h"
 #include "consumer.h"
 #include "error.h"
+#include "page_numbers.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -26,7 +26,6 @@ namespace {
 // base, page_stride_bytes, pages, shape of a page, its strides in bytes, bytes of an element, group
 using LayerTuple = std::tuple<uint64_t, uint64_t, uint32_t, std::vector<uint64_t>, std::vector<uint64_t>,
                               uint64_t, uint32_t>;
-using PageNumbers = nb::ndarray<const int32_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 
 [[noreturn]] void refuse(kvpool_status status, const std::string& why) { throw PoolError(status, why); }
 
@@ -81,17 +80,17 @@ class Mover final : public Closable {
   }
 
   void store(uint64_t id, uint64_t chain, nb::handle keys, const std::optional<nb::bytes>& parent,
-             const PageNumbers& numbers) {
+             const PageNumbers& pages) {
     pages::StoreJob job{.id = id, .chain = chain, .keys = keys_from(keys), .has_parent = parent.has_value()};
     if (parent) job.parent = key_from(*parent);
-    job.pages.assign(numbers.data(), numbers.data() + numbers.size());
+    job.pages = pages.of;
     check_sent(get()->store(std::move(job)));
   }
   void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
-            const PageNumbers& numbers, double timeout_s) {
+            const PageNumbers& pages, double timeout_s) {
     if (!pin->is_of(ns_)) refuse(KVPOOL_INVALID_ARGUMENT, "the pin is of another namespace or pool");
     pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
-    job.pages.assign(numbers.data(), numbers.data() + numbers.size());
+    job.pages = pages.of;
     job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
     check_sent(get()->load(std::move(job)));
     pins_[id] = pin;
@@ -110,10 +109,10 @@ class Mover final : public Closable {
     const nb::gil_scoped_release let;
     return mover->wait_gathered(id, microseconds(timeout_s));
   }
-  bool wait_unread(const PageNumbers& numbers, double timeout_s) {
+  bool wait_unread(const PageNumbers& pages, double timeout_s) {
     const std::shared_ptr<pages::PageMover> mover = get();
     const nb::gil_scoped_release let;
-    return mover->wait_unread(std::span(numbers.data(), numbers.size()), microseconds(timeout_s));
+    return mover->wait_unread(pages.of, microseconds(timeout_s));
   }
   bool cancel_stores(double timeout_s) {
     const std::shared_ptr<pages::PageMover> mover = get();

@@ -3,6 +3,7 @@
 #include "bind_lmcache.h"
 #include "consumer.h"
 #include "error.h"
+#include "page_numbers.h"
 #include "pool.h"
 
 NB_MODULE(_native, module) {
@@ -10,6 +11,7 @@ NB_MODULE(_native, module) {
   kvpool::python::register_errors();
   kvpool::python::bind_pool(module);
   kvpool::python::bind_consumer(module);
+  kvpool::python::bind_page_numbers(module);
   kvpool::python::bind_mover(module);
   kvpool::python::bind_lmcache(module);
   module.attr("version") = KVPOOL_VERSION_STRING;

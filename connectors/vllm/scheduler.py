@@ -7,12 +7,12 @@ engine's.
 import itertools
 import logging
 import time
-from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import kvpool
+from kvpool._native import PageNumbers
 from kvpool.vllm import prefill
 from kvpool.vllm.announced import Announced
 from kvpool.vllm.registry import Engine
@@ -34,7 +34,7 @@ class Tracked:
 
     request: Any
     number: int
-    block_ids: list[array] = field(default_factory=list)  # pages, of each group
+    block_ids: list[PageNumbers] = field(default_factory=list)  # pages, of each group
     stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
     match: Any = None  # under way
     asked: tuple[list[bytes], float] = ([], 0.0)  # of the match, for those who are told: its keys, and when
@@ -135,7 +135,7 @@ class SchedulerSide:
         if external == 0:  # the step names its pages
             tracked.drop_pin()
             return
-        tracked.block_ids = [array("i", ids) for ids in block_ids]
+        tracked.block_ids = [PageNumbers(ids) for ids in block_ids]
         computed, blocks, is_async = tracked.offered
         first = computed // self._layout.block_tokens
         load = Load(
@@ -145,7 +145,7 @@ class SchedulerSide:
             block_first=first,
             blocks=blocks - first,
             pages=self._load_pages(tracked, first, blocks, computed),
-            page_ids=tracked.block_ids[0][first * self._layout.groups[0].pages : blocks * self._layout.groups[0].pages],
+            page_ids=tracked.block_ids[0].part(first * self._layout.groups[0].pages, blocks * self._layout.groups[0].pages),
             pages_of_block=self._layout.groups[0].pages,
             pages_computed=computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages,
             is_async=is_async,
@@ -338,58 +338,58 @@ class SchedulerSide:
 
     # ---- pages ----
 
-    def _load_pages(self, tracked: Tracked, first: int, end: int, computed: int) -> array:
+    def _load_pages(self, tracked: Tracked, first: int, end: int, computed: int) -> PageNumbers:
         if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
             pages = self._pages_of(tracked, first, end)
             # Pages that are computed may be others' too.
             done = computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages
-            pages[:done] = array("i", [-1]) * done
+            pages.unwant(done)
             return pages
-        pages = array("i")
+        pages = PageNumbers()
         for block in range(first, end):
             for group, ids in zip(self._layout.groups, tracked.block_ids):
                 start = self._layout.first_page(group, block)
                 if group.window and block + 1 < end:
-                    pages.extend(array("i", [-1]) * group.pages)
+                    pages.extend([-1] * group.pages)
                     continue
-                pages.extend(
+                pages.extend([
                     -1 if index * group.page_tokens < computed else ids[index] or -1
                     for index in range(start, start + group.pages)
-                )
+                ])  # fmt: skip
         return pages
 
-    def _store_pages(self, tracked: Tracked, first: int, end: int) -> array | None:
+    def _store_pages(self, tracked: Tracked, first: int, end: int) -> PageNumbers | None:
         """None where one of them is gone."""
         pages = self._pages_of(tracked, first, end)
         return None if 0 in pages or len(pages) != (end - first) * self._layout.pages_of_block else pages
 
-    def _pages_of(self, tracked: Tracked, first: int, end: int) -> array:
+    def _pages_of(self, tracked: Tracked, first: int, end: int) -> PageNumbers:
         if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
             of_block = self._layout.groups[0].pages
-            return tracked.block_ids[0][first * of_block : end * of_block]
-        pages = array("i")
+            return tracked.block_ids[0].part(first * of_block, end * of_block)
+        pages = PageNumbers()
         for block in range(first, end):
             for group, ids in zip(self._layout.groups, tracked.block_ids):
                 start = self._layout.first_page(group, block)
-                pages.extend(ids[start : start + group.pages])
+                pages.extend(ids.part(start, start + group.pages))
         return pages
 
-    def _take_block_ids(self, output: Any, written: array) -> None:
+    def _take_block_ids(self, output: Any, written: PageNumbers) -> None:
         """Brings the requests' pages up to date, and adds those of their new ones that may be written to `written`."""
         for new in output.scheduled_new_reqs:
             tracked = self._tracked.get(new.req_id)
-            pages = [array("i", ids) for ids in new.block_ids]
+            pages = [PageNumbers(ids) for ids in new.block_ids]
             if tracked is not None:
                 tracked.block_ids = pages
             for group, ids in zip(self._layout.groups, pages):
-                written.extend(ids[new.num_computed_tokens // group.page_tokens :])  # the others were found in vLLM's own cache
+                written.extend(ids.part(new.num_computed_tokens // group.page_tokens))  # the others were found in vLLM's own cache
         cached = output.scheduled_cached_reqs
         for request_id, ids_of_groups in zip(cached.req_ids, cached.new_block_ids):
             if ids_of_groups is None:
                 continue
             tracked = self._tracked.get(request_id)
             resumed = request_id in cached.resumed_req_ids
-            pages = [array("i", ids) for ids in ids_of_groups]
+            pages = [PageNumbers(ids) for ids in ids_of_groups]
             for ids in pages:
                 written.extend(ids)
             if tracked is not None and (resumed or not tracked.block_ids):

@@ -1,7 +1,8 @@
 """What the scheduler's side asks of the worker's in one step."""
 
-from array import array
 from dataclasses import dataclass, field
+
+from kvpool._native import PageNumbers
 
 
 @dataclass
@@ -13,8 +14,8 @@ class Load:
     pin: object
     block_first: int
     blocks: int
-    pages: array
-    page_ids: array  # of the pages from the run's first on, the first group's: for vLLM's recomputation
+    pages: PageNumbers
+    page_ids: PageNumbers  # of the pages from the run's first on, the first group's: for vLLM's recomputation
     pages_of_block: int
     pages_computed: int  # of page_ids, those that were there before
     is_async: bool
@@ -29,7 +30,7 @@ class Store:
     chain: int
     keys: list[bytes]
     parent: bytes | None
-    pages: array
+    pages: PageNumbers
     events: list = field(default_factory=list)  # of each block; none where nobody wants to know
 
 
@@ -37,5 +38,5 @@ class Store:
 class Step:
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
-    pages: array = field(default_factory=lambda: array("i"))  # that it may write: no store may read them any more
+    pages: PageNumbers = field(default_factory=PageNumbers)  # that it may write: no store may read them any more
     cancels: list[int] = field(default_factory=list)

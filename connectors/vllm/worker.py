@@ -107,7 +107,7 @@ class WorkerSide:
         self._engine.failed[load.request_id] = load.block_first + blocks
         self._step_is_wrong = self._step_is_wrong or not load.is_async
         if self._engine.layout.fails_by_page:
-            self._failed_pages.update(load.page_ids[max(blocks * load.pages_of_block, load.pages_computed) :])
+            self._failed_pages.update(load.page_ids.part(max(blocks * load.pages_of_block, load.pages_computed)).tolist())
         elif load.is_async and self._engine.requests_may_fail:
             self._engine.failed[load.request_id] = load.block_first
             self._engine.failed_requests.add(load.request_id)

@@ -2,7 +2,7 @@
 
 import kvpool
 import pytest
-from kvpool._native import PageMover
+from kvpool._native import PageMover, PageNumbers
 
 numpy = pytest.importorskip("numpy")
 
@@ -52,7 +52,7 @@ def test_pages_come_back_to_other_pages(pool, transposed):
         cache[:] = random.standard_normal(cache.shape)
     before = [cache.copy() for cache in kv]
     keys = [kvpool.key(b"%d" % i) for i in range(3)]
-    source = numpy.array([5, 1, 9, 30, 2, 3, 4, 6, 7, 8, 10, 11], numpy.int32)
+    source = [5, 1, 9, 30, 2, 3, 4, 6, 7, 8, 10, 11]
     mover.store(1, 0, keys, None, source)
     assert mover.wait_gathered(1, 30)
     events = wait(mover, 1)
@@ -62,7 +62,7 @@ def test_pages_come_back_to_other_pages(pool, transposed):
     consumer = pool.consumer()
     pin = consumer.match(ns, keys).result(30).pin
     assert pin.blocks == 3
-    target = numpy.array([31, 29, 28, 27, 26, 25, 24, 23, -1, 21, 20, 19], numpy.int32)
+    target = [31, 29, 28, 27, 26, 25, 24, 23, -1, 21, 20, 19]
     mover.load(2, pin, 0, 3, target, timeout_s=30)
     assert wait(mover, 2)[2, PageMover.LOADED] == 3
     for cache, wanted in zip(kv, before):
@@ -83,9 +83,9 @@ def test_what_cannot_be_is_refused(pool):
     ns, mover = open_mover(pool, kv)
     keys = [kvpool.key(b"a")]
     with pytest.raises(kvpool.InvalidArgument, match="pages"):
-        mover.store(1, 0, keys, None, numpy.array([1, 2, 3], numpy.int32))
+        mover.store(1, 0, keys, None, [1, 2, 3])
     with pytest.raises(kvpool.InvalidArgument, match="pages"):
-        mover.store(1, 0, keys, None, numpy.array([1, 2, 3, PAGES], numpy.int32))
+        mover.store(1, 0, keys, None, [1, 2, 3, PAGES])
     with pytest.raises(TypeError):
         mover.store(1, 0, keys, None, "1234")
     layer = (kv[0].ctypes.data, 4096, PAGES, [2, 2], [2, 2], 2, 0)
@@ -101,3 +101,23 @@ def test_a_pool_closes_its_movers_first(pool):
     pool.close()
     with pytest.raises(kvpool.Closed):
         mover.stats()
+
+
+def test_page_numbers_are_a_list_of_few_words():
+    pages = PageNumbers([3, 1, -1])
+    pages.extend(pages)
+    pages.extend([0])
+    assert pages.tolist() == [3, 1, -1, 3, 1, -1, 0] == list(pages) and len(pages) == 7 and pages[6] == 0
+    assert 0 in pages and 2 not in pages
+    assert pages.part(5).tolist() == [-1, 0] and pages.part(1, 3).tolist() == [1, -1]
+    assert pages.part(8, 9).tolist() == pages.part(3, 1).tolist() == PageNumbers().tolist() == []
+    part = pages.part(0, 2)
+    part.unwant(1)
+    assert part.tolist() == [-1, 1] and pages[0] == 3
+    part.unwant(9)
+    assert part.tolist() == [-1, -1]
+    with pytest.raises(IndexError):
+        pages[7]
+    for wrong in ([1 << 31], [1.5], ["1"], 7):
+        with pytest.raises(TypeError):
+            PageNumbers(wrong)
