@@ -12,8 +12,11 @@
 namespace kvpool {
 namespace {
 
-// Fits the second-level cache together with its copy: the sum brings it in, the copy finds it there.
-constexpr size_t piece_bytes = 64 * 1024;
+// The sum brings it into the first-level cache, the copy finds it there, and brings what the sum wants after
+// the next one: so memory is read while it is written. In pieces of 64 KiB, one after the other, both
+// together took 1.8 times as long.
+constexpr size_t piece_bytes = 2 * 1024;
+constexpr size_t ahead_bytes = 2 * piece_bytes;
 // From here on stores go past the cache: the destination's old lines are then not read first, which saves a
 // third of the memory traffic.
 constexpr size_t streaming_bytes_min = 128 * 1024;
@@ -21,13 +24,19 @@ constexpr size_t streaming_bytes_min = 128 * 1024;
 #if defined(__AVX2__)
 constexpr size_t line_bytes = 64;
 
-// Leaves its stores unordered: the caller fences once at the end.
+// Leaves its stores unordered: the caller fences once at the end. `ahead`: fetches what lies so many bytes
+// further on, be it beyond the source's end.
+template <size_t ahead>
 void copy_streaming(std::byte* destination, const std::byte* source, size_t bytes) {
   const size_t head =
       std::min(bytes, (line_bytes - reinterpret_cast<uintptr_t>(destination) % line_bytes) % line_bytes);
   std::memcpy(destination, source, head);
   size_t at = head;
   for (; at + line_bytes <= bytes; at += line_bytes) {
+    if constexpr (ahead > 0) {
+      _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(source) + at + ahead),
+                   _MM_HINT_T0);
+    }
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at));
     const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at + 32));
     _mm256_stream_si256(reinterpret_cast<__m256i*>(destination + at), low);
@@ -37,6 +46,7 @@ void copy_streaming(std::byte* destination, const std::byte* source, size_t byte
 }
 void streaming_fence() { _mm_sfence(); }
 #else
+template <size_t ahead>
 void copy_streaming(std::byte* destination, const std::byte* source, size_t bytes) {
   std::memcpy(destination, source, bytes);
 }
@@ -51,7 +61,7 @@ void copy_bytes(std::byte* destination, const std::byte* source, size_t bytes) {
     std::memcpy(destination, source, bytes);
     return;
   }
-  copy_streaming(destination, source, bytes);
+  copy_streaming<0>(destination, source, bytes);
   streaming_fence();
 }
 
@@ -70,7 +80,7 @@ uint64_t copy_and_checksum(std::byte* destination, const std::byte* source, size
     const size_t piece = std::min(piece_bytes, bytes - at);
     XXH3_64bits_update(&state, source + at, piece);
     if (streaming) {
-      copy_streaming(destination + at, source + at, piece);
+      copy_streaming<ahead_bytes>(destination + at, source + at, piece);
     } else {
       std::memcpy(destination + at, source + at, piece);
     }
