@@ -244,8 +244,25 @@ void bind_results(nb::module_& module) {
 
 }  // namespace
 
+// [count][16] bytes: of every step-th hash from `first` on, as many as there are, the first 16.
+nb::bytes pack_keys(const nb::list& hashes, size_t first, size_t count, size_t step) {
+  std::vector<char> packed;
+  packed.reserve(key_bytes * count);
+  for (size_t i = first; packed.size() < key_bytes * count && i < hashes.size(); i += step) {
+    const nb::handle hash = hashes[i];
+    if (!nb::isinstance<nb::bytes>(hash)) refuse("a hash is no bytes");
+    const auto bytes = nb::borrow<nb::bytes>(hash);
+    if (bytes.size() < key_bytes) refuse("a hash has less than the 16 bytes of a key");
+    const auto* const start = static_cast<const char*>(bytes.data());
+    packed.insert(packed.end(), start, start + key_bytes);
+  }
+  return nb::bytes(packed.data(), packed.size());
+}
+
 void bind_consumer(nb::module_& module) {
   bind_results(module);
+  module.def("pack_keys", &pack_keys, "hashes"_a, "first"_a, "count"_a, "step"_a,
+             "The first 16 bytes of every step-th hash, as many as there are, one after the other.");
   nb::class_<Consumer>(module, "Consumer")
       .def_static("open", &Consumer::open, "pool"_a, "name"_a, "region_bytes"_a)
       .def("close", &Consumer::close, "timeout_s"_a = -1.0)

@@ -18,9 +18,9 @@ PageNumbers part(const PageNumbers& pages, size_t first, size_t end) {
   return {{from + static_cast<ptrdiff_t>(first), from + static_cast<ptrdiff_t>(end)}};
 }
 
-void append(PageNumbers& pages, const PageNumbers& more) {
-  const std::vector<int32_t> copy = more.of;  // of itself, maybe
-  pages.of.insert(pages.of.end(), copy.begin(), copy.end());
+void append(PageNumbers& pages, const PageNumbers& more, size_t first) {
+  const size_t end = more.of.size();  // it may be the same one
+  for (size_t i = first; i < end; ++i) pages.of.push_back(more.of[i]);
 }
 
 void unwant(PageNumbers& pages, size_t count) {
@@ -44,7 +44,7 @@ void bind_page_numbers(nb::module_& module) {
              return pages.of[index];
            })
       .def("part", &part, "first"_a, "end"_a = SIZE_MAX, "A copy; less of it where there are not so many.")
-      .def("extend", &append, "more"_a)
+      .def("extend", &append, "more"_a, "first"_a = 0, "By another's, from its `first` on.")
       .def("unwant", &unwant, "count"_a, "Sets the first ones to -1.")
       .def("tolist", [](const PageNumbers& pages) { return pages.of; });
   nb::implicitly_convertible<nb::list, PageNumbers>();

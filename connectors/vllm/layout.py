@@ -11,10 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kvpool._native import pack_keys
+
 BLOCK_TOKENS = 256
+KEY_BYTES = 16
 # Kinds of layers whose pages stand for their tokens and nothing else.
 _KNOWN_SPECS = {"FullAttentionSpec": False, "SlidingWindowSpec": True}
 _NAME_BYTES_MAX = 512
+
+
+def each_key(keys: bytes) -> list[bytes]:
+    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
 
 class Unsupported(Exception):
@@ -52,13 +59,13 @@ class Layout:
         """The index, in the group's list of pages, of a block's first page that is kept."""
         return (block + 1) * (self.block_tokens // group.page_tokens) - group.pages
 
-    def keys(self, hashes: list[bytes], first: int, end: int) -> list[bytes]:
-        """Of the pool's blocks: the engine's hash at the end of each, which covers all before it."""
+    def keys(self, hashes: list[bytes], first: int, end: int) -> bytes:
+        """Of the pool's blocks, one after the other: the engine's hash at the end of each, which covers all before it."""
         step = self.block_tokens // self.hash_tokens
-        full = hashes[(first + 1) * step - 1 : end * step : step]
-        if full and len(full[0]) < 16:
-            return [hashlib.blake2b(one, digest_size=16).digest() for one in full]
-        return [one[:16] for one in full]
+        if hashes and len(hashes[0]) < KEY_BYTES:
+            hashes = [hashlib.blake2b(one, digest_size=KEY_BYTES).digest() for one in hashes[step - 1 : end * step : step]]
+            step = 1
+        return pack_keys(hashes, (first + 1) * step - 1, max(0, end - first), step)
 
     def blocks_hashed(self, hashes: list[bytes]) -> int:
         return len(hashes) * self.hash_tokens // self.block_tokens

@@ -15,6 +15,7 @@ import kvpool
 from kvpool._native import PageNumbers
 from kvpool.vllm import prefill
 from kvpool.vllm.announced import Announced
+from kvpool.vllm.layout import KEY_BYTES, each_key
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.work import Load, Step, Store
@@ -37,7 +38,7 @@ class Tracked:
     block_ids: list[PageNumbers] = field(default_factory=list)  # pages, of each group
     stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
     match: Any = None  # under way
-    asked: tuple[list[bytes], float] = ([], 0.0)  # of the match, for those who are told: its keys, and when
+    asked: tuple[bytes, float] = (b"", 0.0)  # of the match, for those who are told: its keys, and when
     staging: Any = None  # under way
     pin: Any = None
     matched: int = 0
@@ -211,7 +212,7 @@ class SchedulerSide:
             return []
         stored, self._engine.stored = self._engine.stored, []
         for store, blocks in stored:
-            self._announced.stored(store.keys, store.parent, store.events[:blocks])
+            self._announced.stored(each_key(store.keys), store.parent, store.events[:blocks])
         return self._announced.take()
 
     def will_have_events(self) -> bool:
@@ -265,11 +266,11 @@ class SchedulerSide:
         if 0 < tracked.busy < _BUSY_MAX:  # too many pins: the next look tries again
             return False
         if self._announced is not None and tracked.busy == 0:
-            self._announced.found(tracked.request, tracked.asked[0], result.blocks, tracked.asked[1])
-            tracked.asked = [], 0.0
+            self._announced.found(tracked.request, each_key(tracked.asked[0]), result.blocks, tracked.asked[1])
+            tracked.asked = b"", 0.0
         tracked.matched = result.blocks if result.pin is not None else 0
         if result.blocks > 0:
-            self._roots.update(self._layout.keys(tracked.request.block_hashes, 0, 1))
+            self._roots.add(self._layout.keys(tracked.request.block_hashes, 0, 1))
         tracked.estimate_s = result.estimate_s
         tracked.pin = result.pin
         tracked.stored = max(tracked.stored or 0, result.blocks)
@@ -330,7 +331,7 @@ class SchedulerSide:
             return
         if self._announced is not None:
             hashes = tracked.request.block_hashes
-            self._announced.missing(self._layout.keys(hashes, good, self._layout.blocks_hashed(hashes)))
+            self._announced.missing(each_key(self._layout.keys(hashes, good, self._layout.blocks_hashed(hashes))))
         tracked.may_load = False  # vLLM asks again at once, and would for ever
         tracked.loading = 0
         tracked.drop_pin()
@@ -382,7 +383,7 @@ class SchedulerSide:
             if tracked is not None:
                 tracked.block_ids = pages
             for group, ids in zip(self._layout.groups, pages):
-                written.extend(ids.part(new.num_computed_tokens // group.page_tokens))  # the others were found in vLLM's own cache
+                written.extend(ids, new.num_computed_tokens // group.page_tokens)  # the others were found in vLLM's own cache
         cached = output.scheduled_cached_reqs
         for request_id, ids_of_groups in zip(cached.req_ids, cached.new_block_ids):
             if ids_of_groups is None:
@@ -427,13 +428,13 @@ class SchedulerSide:
             return None
         keys = self._layout.keys(hashes, max(0, first - 1), end)
         if first == 0:
-            self._roots.add(keys[0])
+            self._roots.add(keys[:KEY_BYTES])
         tracked.stored = end
         return Store(
             id=next(self._numbers),
             chain=tracked.number,
-            keys=keys if first == 0 else keys[1:],
-            parent=None if first == 0 else keys[0],
+            keys=keys if first == 0 else keys[KEY_BYTES:],
+            parent=None if first == 0 else keys[:KEY_BYTES],
             pages=pages,
             events=self._announced.planned(tracked.request, first, end) if self._announced is not None else [],
         )

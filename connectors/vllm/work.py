@@ -28,7 +28,7 @@ class Store:
 
     id: int
     chain: int
-    keys: list[bytes]
+    keys: bytes  # 16 of each block
     parent: bytes | None
     pages: PageNumbers
     events: list = field(default_factory=list)  # of each block; none where nobody wants to know

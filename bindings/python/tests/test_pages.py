@@ -106,7 +106,8 @@ def test_a_pool_closes_its_movers_first(pool):
 def test_page_numbers_are_a_list_of_few_words():
     pages = PageNumbers([3, 1, -1])
     pages.extend(pages)
-    pages.extend([0])
+    pages.extend([7, 0], 1)
+    pages.extend([7], 2)
     assert pages.tolist() == [3, 1, -1, 3, 1, -1, 0] == list(pages) and len(pages) == 7 and pages[6] == 0
     assert 0 in pages and 2 not in pages
     assert pages.part(5).tolist() == [-1, 0] and pages.part(1, 3).tolist() == [1, -1]

@@ -84,8 +84,11 @@ def test_a_block_s_key_is_the_hash_at_its_end():
     made = layout.plan([group(FullAttentionSpec(block_size=128), "a")], 128)
     hashes = [bytes([i]) * 32 for i in range(5)]
     assert made.blocks_hashed(hashes) == 2
-    assert made.keys(hashes, 0, 2) == [bytes([1]) * 16, bytes([3]) * 16] and made.keys(hashes, 1, 2) == [bytes([3]) * 16]
-    assert [len(key) for key in made.keys([b"short"] * 2, 0, 1)] == [16]
+    assert layout.each_key(made.keys(hashes, 0, 2)) == [bytes([1]) * 16, bytes([3]) * 16]
+    assert made.keys(hashes, 1, 2) == made.keys(hashes, 1, 9) == bytes([3]) * 16 and made.keys(hashes, 2, 9) == b""
+    short = [b"%d" % i for i in range(6)]
+    assert len(made.keys(short, 0, 3)) == 48 and made.keys(short, 1, 3) == made.keys(short, 0, 3)[16:]
+    assert len(set(layout.each_key(made.keys(short, 0, 3)))) == 3
 
 
 # ---- prefill ----
