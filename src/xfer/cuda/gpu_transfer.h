@@ -1,0 +1,114 @@
+// GpuTransfer: carries segments of blocks between registered host memory and the pages of a paged KV cache in
+// GPU memory. A load scatters segments to pages, a store gathers pages into segments. A batch is many
+// segments of one direction; it is put on a stream of that direction and nobody waits for it here. Both
+// directions run at the same time.
+//
+// Thread: one owner thread at a time; no call blocks but open, register_host() and the destructor, which
+// waits for the batches under way. Nothing is allocated after open() and set_layers(), but for messages of
+// errors. The caller's current CUDA device and capture mode are as before after each call.
+//
+// Memory: from submit() to its completion a batch has the bytes of its segments and pages; the arrays that
+// describe it are read during submit() alone.
+//
+// Failure: submit() refuses what is wrong (invalid_argument, too_large) and a full queue (busy, try again
+// after a completion); nothing was done then. An accepted batch completes exactly once. After an error of
+// CUDA every later batch is refused, and those under way complete, as failed where the error is theirs or
+// stays: a CUDA context does not recover.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "xfer/cuda/paged_layout.h"
+
+namespace kvpool {
+
+enum class GpuDirection : uint8_t {
+  load,   // host segments to pages
+  store,  // pages to host segments
+};
+
+// Who moves the bytes.
+enum class GpuMethod : uint8_t {
+  automatic,  // by the size of the pieces: `kernel`, or `batched`
+  kernel,     // threads of a few blocks read one side and write the other
+  bulk,       // the same by bulk copies through shared memory, on compute capability 9.0 and later
+  staged,     // copy engine to or from a ring in GPU memory, and kernels between that and the pages
+  batched,    // copy engine, all pieces in one call
+  single,     // copy engine, a call a piece
+};
+[[nodiscard]] std::string_view to_string(GpuMethod method);
+
+struct GpuOptions {
+  int device = 0;  // CUDA's ordinal
+  GpuMethod method = GpuMethod::automatic;
+  uint32_t blocks = 16;                  // thread blocks of a kernel
+  uint32_t batches_max = 8;              // under way, each direction
+  uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
+  uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction; `staged` only
+  bool wakes = true;                     // event_fd() becomes readable; false saves two calls a batch
+};
+
+// A stream of the caller's, a cudaStream_t as a number. It belongs to the same device and captures no graph.
+struct ExternalStream {
+  uintptr_t handle = 0;
+};
+
+struct PagedBatch {
+  GpuDirection direction = GpuDirection::load;
+  std::span<const PagedSegment> segments;
+  std::span<const int32_t> pages;       // page numbers of all segments; below 0: not there, passed over
+  std::optional<ExternalStream> after;  // begins after what is on that stream now
+};
+
+struct GpuTicket {
+  GpuDirection direction = GpuDirection::load;
+  uint64_t number = 0;  // counts up from 0 in each direction
+  friend bool operator==(const GpuTicket&, const GpuTicket&) = default;
+};
+
+struct GpuCompletion {
+  GpuTicket ticket;
+  Errc code = Errc::ok;
+};
+
+class GpuTransfer {
+ public:
+  GpuTransfer() = default;
+  GpuTransfer(const GpuTransfer&) = delete;
+  GpuTransfer& operator=(const GpuTransfer&) = delete;
+  virtual ~GpuTransfer() = default;
+
+  // Pins that memory for the GPU until the transfer is closed. Memory that somebody else has registered
+  // already is used as it is. REQUIRES: they keep it registered until then.
+  [[nodiscard]] virtual Status register_host(std::span<std::byte> memory) = 0;
+  // The paged cache; replaces the one before. Refuses memory that is not this GPU's, and while batches are
+  // under way (busy).
+  [[nodiscard]] virtual Status set_layers(std::vector<PagedLayer> layers) = 0;
+
+  // Batches of one direction are carried out in the order of their submission.
+  [[nodiscard]] virtual Result<GpuTicket> submit(const PagedBatch& batch) = 0;
+  // What has completed, in the order of the tickets of each direction.
+  [[nodiscard]] virtual size_t poll(std::span<GpuCompletion> out) = 0;
+  // What is put on `stream` from now on begins after that batch.
+  [[nodiscard]] virtual Status hold_back(ExternalStream stream, GpuTicket ticket) = 0;
+
+  // Readable when poll() may find a completion, between prepare_wait() and done_wait(). After an error CUDA
+  // may tell nothing: a sleeper looks again after look_ms_max at the latest.
+  [[nodiscard]] virtual int event_fd() const = 0;
+  virtual void prepare_wait() = 0;
+  virtual void done_wait() = 0;
+  static constexpr int look_ms_max = 20;
+
+  // The one error of CUDA that ended this transfer; empty: none.
+  [[nodiscard]] virtual const std::string& failure() const = 0;
+};
+
+}  // namespace kvpool

@@ -1,0 +1,105 @@
+#include "xfer/cuda/piece_list.h"
+
+#include <algorithm>
+#include <string>
+
+namespace kvpool {
+namespace {
+
+class Writer {
+ public:
+  explicit Writer(std::span<CopyPiece> room) : room_(room) {}
+
+  [[nodiscard]] bool add(uint64_t host, uint64_t device, uint64_t bytes) {
+    all_bits_ |= host | device | bytes;
+    totals_.bytes += bytes;
+    if (totals_.pieces > 0) {
+      CopyPiece& last = room_[totals_.pieces - 1];
+      if (last.host + last.bytes == host && last.device + last.bytes == device) {
+        last.bytes += bytes;
+        return true;
+      }
+    }
+    if (totals_.pieces == room_.size()) return false;
+    room_[totals_.pieces++] = {host, device, bytes};
+    return true;
+  }
+  [[nodiscard]] PieceTotals totals() const {
+    PieceTotals totals = totals_;
+    totals.aligned = all_bits_ % 16 == 0;
+    return totals;
+  }
+
+ private:
+  std::span<CopyPiece> room_;
+  PieceTotals totals_;
+  uint64_t all_bits_ = 0;
+};
+
+tl::unexpected<Error> bad(size_t segment, const std::string& what) {
+  return fail(Errc::invalid_argument, "segment " + std::to_string(segment) + " of the batch " + what);
+}
+
+}  // namespace
+
+Result<PieceTotals> list_pieces(std::span<const PagedLayer> layers, std::span<const PagedSegment> segments,
+                                std::span<const int32_t> pages, std::span<CopyPiece> room) {
+  Writer writer(room);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const PagedSegment& segment = segments[i];
+    if (segment.layer >= layers.size()) return bad(i, "names layer " + std::to_string(segment.layer));
+    if (segment.pages_first > pages.size() || segment.pages_count > pages.size() - segment.pages_first) {
+      return bad(i, "names more pages than the batch lists");
+    }
+    const PagedLayer& layer = layers[segment.layer];
+    const auto base = reinterpret_cast<uint64_t>(layer.base);
+    const uint64_t page_bytes = layer.page_bytes();
+    auto host = reinterpret_cast<uint64_t>(segment.host);
+    for (const int32_t number : pages.subspan(segment.pages_first, segment.pages_count)) {
+      if (number >= 0 && static_cast<uint32_t>(number) >= layer.pages) {
+        return bad(i, "names page " + std::to_string(number));
+      }
+      if (number >= 0) {
+        const uint64_t page = base + static_cast<uint32_t>(number) * layer.page_stride_bytes;
+        uint64_t place = host;
+        for (const PagedPiece& piece : layer.pieces) {
+          if (!writer.add(place, page + piece.offset_bytes, piece.length_bytes)) {
+            return fail(Errc::too_large, "a batch has at most " + std::to_string(room.size()) + " pieces");
+          }
+          place += piece.length_bytes;
+        }
+      }
+      host += page_bytes;
+    }
+  }
+  return writer.totals();
+}
+
+std::optional<uint32_t> cut_pieces(std::span<CopyPiece> room, uint32_t count, uint64_t bytes_max) {
+  const auto parts_of = [&](const CopyPiece& piece) { return (piece.bytes + bytes_max - 1) / bytes_max; };
+  uint64_t total = 0;
+  for (const CopyPiece& piece : room.first(count)) total += parts_of(piece);
+  if (total > room.size()) return {};
+  // From the last one on, so that nothing is written over that is still to be cut.
+  uint64_t end = total;
+  for (uint32_t i = count; i > 0 && end > i; --i) {
+    const CopyPiece piece = room[i - 1];
+    for (uint64_t part = parts_of(piece); part > 0; --part) {
+      const uint64_t offset = (part - 1) * bytes_max;
+      room[--end] = {piece.host + offset, piece.device + offset, std::min(bytes_max, piece.bytes - offset)};
+    }
+  }
+  return static_cast<uint32_t>(total);
+}
+
+HostRun host_run(std::span<const CopyPiece> pieces, uint64_t bytes_max) {
+  HostRun run{.host = pieces[0].host, .bytes = pieces[0].bytes, .pieces = 1};
+  for (const CopyPiece& piece : pieces.subspan(1)) {
+    if (piece.host != run.host + run.bytes || run.bytes + piece.bytes > bytes_max) break;
+    run.bytes += piece.bytes;
+    ++run.pieces;
+  }
+  return run;
+}
+
+}  // namespace kvpool
