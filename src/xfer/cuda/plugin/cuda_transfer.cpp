@@ -1,0 +1,223 @@
+#include "xfer/cuda/plugin/cuda_transfer.h"
+
+#include "xfer/cuda/plugin/kernels.h"
+
+namespace kvpool {
+namespace {
+
+cudaStream_t stream_of(ExternalStream stream) { return reinterpret_cast<cudaStream_t>(stream.handle); }
+
+Status check_options(const GpuOptions& options) {
+  if (options.blocks == 0 || options.blocks > 1024) {
+    return fail(Errc::invalid_argument, "blocks must be 1 to 1024");
+  }
+  if (options.batches_max == 0 || options.batches_max > 1024) {
+    return fail(Errc::invalid_argument, "batches_max must be 1 to 1024");
+  }
+  if (options.pieces_max == 0 || options.pieces_max > 1U << 20) {
+    return fail(Errc::invalid_argument, "pieces_max must be 1 to 1048576");
+  }
+  if (options.staging_bytes < Staging::chunks << 20) {
+    return fail(Errc::invalid_argument, "staging_bytes must be at least 4 MiB");
+  }
+  return {};
+}
+
+// Whether both ends of that memory are pinned host memory, which kernels reach by the same addresses.
+bool is_pinned(std::span<std::byte> memory) {
+  for (std::byte* const place : {memory.data(), memory.data() + memory.size() - 1}) {
+    cudaPointerAttributes attributes{};
+    const cudaError_t error = cudaPointerGetAttributes(&attributes, place);
+    if (error != cudaSuccess || attributes.type != cudaMemoryTypeHost || attributes.devicePointer != place) {
+      (void)cudaGetLastError();
+      return false;
+    }
+  }
+  return true;
+}
+
+Status check_device_memory(const PagedLayer& layer, size_t number, int device) {
+  for (std::byte* const place : {layer.base, layer.base + layer.extent_bytes() - 1}) {
+    cudaPointerAttributes attributes{};
+    const cudaError_t error = cudaPointerGetAttributes(&attributes, place);
+    if (error != cudaSuccess) (void)cudaGetLastError();
+    if (error != cudaSuccess || attributes.type != cudaMemoryTypeDevice || attributes.device != device) {
+      return fail(Errc::invalid_argument, "layer " + std::to_string(number) +
+                                              " of the paged cache is not in the memory of GPU " +
+                                              std::to_string(device));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GpuTransfer>> CudaTransfer::open(const GpuOptions& options) {
+  if (Status good = check_options(options); !good) return tl::unexpected(good.error());
+  std::unique_ptr<CudaTransfer> transfer(new CudaTransfer(options));
+  if (Status made = transfer->make(); !made) return tl::unexpected(made.error());
+  return transfer;
+}
+
+Status CudaTransfer::make() {
+  int devices = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess) {
+    return fail_cuda(error, "no GPU");
+  }
+  if (options_.device < 0 || options_.device >= devices) {
+    return fail(Errc::unsupported, "GPU " + std::to_string(options_.device) + " is not among the " +
+                                       std::to_string(devices) + " of this machine");
+  }
+  const DeviceGuard guard(options_.device);
+  const Result<bool> bulk = look_at_device();
+  if (!bulk) return tl::unexpected(bulk.error());
+  for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
+    auto lane = Lane::open(options_, direction, *bulk, options_.wakes ? &wakeup_ : nullptr);
+    if (!lane) return tl::unexpected(lane.error());
+    lanes_[static_cast<size_t>(direction)] = std::move(*lane);
+  }
+  return {};
+}
+
+// Whether it has bulk copies.
+Result<bool> CudaTransfer::look_at_device() const {
+  int same_address = 0;
+  int major = 0;
+  cudaError_t error = cudaSetDevice(options_.device);  // makes the context where there is none
+  if (error == cudaSuccess) {
+    error =
+        cudaDeviceGetAttribute(&same_address, cudaDevAttrCanUseHostPointerForRegisteredMem, options_.device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options_.device);
+  }
+  if (error == cudaSuccess && major >= 9) error = prepare_bulk();
+  const std::string name = "GPU " + std::to_string(options_.device);
+  if (error != cudaSuccess) return fail_cuda(error, name);
+  if (same_address == 0) {
+    return fail(Errc::unsupported, name + " reaches registered memory at other addresses than the CPU");
+  }
+  return major >= 9;
+}
+
+CudaTransfer::~CudaTransfer() {
+  const DeviceGuard guard(options_.device);
+  for (std::unique_ptr<Lane>& lane : lanes_) lane.reset();
+  for (std::byte* const memory : registered_) (void)cudaHostUnregister(memory);
+  (void)cudaGetLastError();
+}
+
+Status CudaTransfer::register_host(std::span<std::byte> memory) {
+  if (memory.empty()) return fail(Errc::invalid_argument, "no memory to register");
+  const DeviceGuard guard(options_.device);
+  if (!is_pinned(memory)) {
+    const cudaError_t error =
+        cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable | cudaHostRegisterMapped);
+    if (error != cudaSuccess) {
+      return fail_cuda(error, "cudaHostRegister of " + std::to_string(memory.size()) + " bytes");
+    }
+    registered_.push_back(memory.data());
+    if (!is_pinned(memory))
+      return fail(Errc::system, "memory was registered, but is not pinned for this GPU");
+  }
+  regions_.add(memory);
+  return {};
+}
+
+Status CudaTransfer::set_layers(std::vector<PagedLayer> layers) {
+  for (const std::unique_ptr<Lane>& lane : lanes_) {
+    if (!lane->idle()) return fail(Errc::busy, "batches of the paged cache before are under way");
+  }
+  if (Status good = check_layers(layers); !good) return good;
+  const DeviceGuard guard(options_.device);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (Status good = check_device_memory(layers[i], i, options_.device); !good) return good;
+  }
+  layers_ = std::move(layers);
+  return {};
+}
+
+Status CudaTransfer::check_hosts(const PagedBatch& batch) const {
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    const PagedSegment& segment = batch.segments[i];
+    // list_pieces() has found the layer.
+    uint64_t bytes = 0;
+    const bool overflows =
+        __builtin_mul_overflow(layers_[segment.layer].page_bytes(), uint64_t{segment.pages_count}, &bytes);
+    if (bytes == 0 && !overflows) continue;
+    if (overflows || !regions_.contains(segment.host, bytes)) {
+      return fail(Errc::invalid_argument,
+                  "segment " + std::to_string(i) + " of the batch is not in registered memory");
+    }
+  }
+  return {};
+}
+
+Status CudaTransfer::order_after(Lane& lane, ExternalStream stream) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cudaError_t error = cudaStreamIsCapturing(stream_of(stream), &capture);
+  if (error == cudaSuccess && capture != cudaStreamCaptureStatusNone) {
+    return fail(Errc::invalid_argument, "a batch cannot wait for a stream that captures a graph");
+  }
+  if (error == cudaSuccess) error = lane.begin_after(stream_of(stream));
+  if (error == cudaSuccess) return {};
+  (void)cudaGetLastError();
+  if (const cudaError_t stays = lane.look(); stays != cudaSuccess) {
+    break_down(stays, "waiting for a stream");
+    return fail(Errc::io_error, failure_);
+  }
+  return fail(Errc::invalid_argument, cuda_words(error, "waiting for a stream"));
+}
+
+Result<GpuTicket> CudaTransfer::submit(const PagedBatch& batch) {
+  if (!failure_.empty()) return fail(Errc::io_error, failure_);
+  Lane& to = lane(batch.direction);
+  if (to.full()) return fail(Errc::busy, "queue is full");
+  Result<PieceTotals> totals = list_pieces(layers_, batch.segments, batch.pages, to.room());
+  if (!totals) return tl::unexpected(totals.error());
+  if (Status good = check_hosts(batch); !good) return tl::unexpected(good.error());
+  if (Status good = to.cut(*totals); !good) return tl::unexpected(good.error());
+  const DeviceGuard guard(options_.device);
+  if (batch.after) {
+    if (Status good = order_after(to, *batch.after); !good) return tl::unexpected(good.error());
+  }
+  const GpuTicket ticket{batch.direction, to.submitted()};
+  if (const cudaError_t error = to.issue(*totals); error != cudaSuccess) break_down(error, "a batch");
+  return ticket;
+}
+
+void CudaTransfer::break_down(cudaError_t error, const char* what) {
+  std::string words = cuda_words(error, what);
+  if (failure_.empty()) failure_ = std::move(words);
+}
+
+size_t CudaTransfer::poll(std::span<GpuCompletion> out) {
+  const DeviceGuard guard(options_.device);
+  size_t taken = 0;
+  for (const std::unique_ptr<Lane>& lane : lanes_) {
+    while (taken < out.size()) {
+      cudaError_t broken = cudaSuccess;
+      const std::optional<GpuCompletion> completion = lane->take(broken);
+      if (broken != cudaSuccess) break_down(broken, "a batch");
+      if (!completion) break;
+      out[taken++] = *completion;
+    }
+  }
+  return taken;
+}
+
+Status CudaTransfer::hold_back(ExternalStream stream, GpuTicket ticket) {
+  Lane& of = lane(ticket.direction);
+  if (ticket.number >= of.submitted()) return fail(Errc::invalid_argument, "no such batch");
+  const DeviceGuard guard(options_.device);
+  const cudaError_t error = of.hold_back(stream_of(stream), ticket.number);
+  if (error == cudaSuccess) return {};
+  const std::string words = cuda_words(error, "holding a stream back");
+  if (const cudaError_t stays = of.look(); stays != cudaSuccess) {
+    break_down(stays, "holding a stream back");
+    return fail(Errc::io_error, failure_);
+  }
+  return fail(Errc::invalid_argument, words);
+}
+
+}  // namespace kvpool

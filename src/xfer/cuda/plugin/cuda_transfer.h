@@ -1,0 +1,52 @@
+// CudaTransfer: GpuTransfer over one device, two Lanes and the regions that it has registered.
+// Thread and Failure: those of GpuTransfer.
+
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/wakeup.h"
+#include "xfer/cuda/gpu_transfer.h"
+#include "xfer/cuda/host_regions.h"
+#include "xfer/cuda/plugin/lane.h"
+
+namespace kvpool {
+
+class CudaTransfer final : public GpuTransfer {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<GpuTransfer>> open(const GpuOptions& options);
+  ~CudaTransfer() override;
+
+  [[nodiscard]] Status register_host(std::span<std::byte> memory) override;
+  [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override;
+  [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override;
+  [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override;
+  [[nodiscard]] Status hold_back(ExternalStream stream, GpuTicket ticket) override;
+  [[nodiscard]] int event_fd() const override { return wakeup_.fd(); }
+  void prepare_wait() override { wakeup_.prepare(); }
+  void done_wait() override { wakeup_.done(); }
+  [[nodiscard]] const std::string& failure() const override { return failure_; }
+
+ private:
+  explicit CudaTransfer(const GpuOptions& options) : options_(options) {}
+  [[nodiscard]] Status make();
+  [[nodiscard]] Result<bool> look_at_device() const;
+  [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
+  [[nodiscard]] Status order_after(Lane& lane, ExternalStream stream);
+  // Keeps the first error that stays.
+  void break_down(cudaError_t error, const char* what);
+  [[nodiscard]] Lane& lane(GpuDirection direction) const { return *lanes_[static_cast<size_t>(direction)]; }
+
+  GpuOptions options_;
+  Wakeup wakeup_;
+  std::vector<PagedLayer> layers_;
+  HostRegions regions_;
+  std::vector<std::byte*> registered_;
+  std::array<std::unique_ptr<Lane>, 2> lanes_;
+  std::string failure_;
+};
+
+}  // namespace kvpool

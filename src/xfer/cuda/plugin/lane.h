@@ -1,0 +1,99 @@
+// Lane: one direction of a GpuTransfer. It has a stream, a ring of batches under way, and for each of them a
+// list of pieces in pinned memory, which kernels read.
+//
+// Thread: the transfer's owner; waking runs on a thread of CUDA's. Failure: issue() says what CUDA refused;
+// the batch then completes as failed, when what was put on streams before has ended. The destructor waits for
+// all.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/wakeup.h"
+#include "xfer/cuda/gpu_transfer.h"
+#include "xfer/cuda/piece_list.h"
+#include "xfer/cuda/plugin/cuda_handles.h"
+#include "xfer/cuda/plugin/staging.h"
+
+namespace kvpool {
+
+class Lane {
+ public:
+  // Kernels get pieces of at most so much, so that all blocks have work.
+  static constexpr uint64_t kernel_piece_bytes_max = 64 << 10;
+  // From here on `automatic` takes the copy engine.
+  static constexpr uint64_t engine_piece_bytes_min = 2 << 20;
+
+  // bulk: the device has bulk copies. `wakeup` outlives the lane; null: nobody is woken.
+  [[nodiscard]] static Result<std::unique_ptr<Lane>> open(const GpuOptions& options, GpuDirection direction,
+                                                          bool bulk, Wakeup* wakeup);
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+  ~Lane();
+
+  [[nodiscard]] bool full() const { return submitted_ - completed_ == slots_.size(); }
+  [[nodiscard]] bool idle() const { return submitted_ == completed_; }
+
+  // Where the next batch's pieces are listed. REQUIRES: not full().
+  [[nodiscard]] std::span<CopyPiece> room() const;
+  // Cuts them as the method wants them. too_large: they do not fit.
+  [[nodiscard]] Status cut(PieceTotals& totals);
+  // The next batch begins after what is on that stream. What CUDA refuses is the caller's fault, unless the
+  // context is broken.
+  [[nodiscard]] cudaError_t begin_after(cudaStream_t external);
+  // Puts the pieces in room() on the stream, and takes the next number.
+  // REQUIRES: not full(); cut(totals).
+  [[nodiscard]] cudaError_t issue(const PieceTotals& totals);
+  [[nodiscard]] uint64_t submitted() const { return submitted_; }
+
+  // The oldest batch, if it has ended. `broken`: CUDA's error, if it is one that stays.
+  [[nodiscard]] std::optional<GpuCompletion> take(cudaError_t& broken);
+  // REQUIRES: that batch was issued.
+  [[nodiscard]] cudaError_t hold_back(cudaStream_t external, uint64_t number);
+  // What CUDA says of the stream, apart from that it is at work.
+  [[nodiscard]] cudaError_t look() const;
+
+ private:
+  struct Slot {
+    Pinned<CopyPiece> pieces;
+    Event after;
+    Event done;
+    Event joined;
+    bool failed = false;
+    bool recorded = false;
+  };
+
+  Lane(const GpuOptions& options, GpuDirection direction, bool bulk, Wakeup* wakeup)
+      : options_(options), direction_(direction), bulk_(bulk), wakeup_(wakeup), slots_(options.batches_max) {}
+  [[nodiscard]] Status make();
+  [[nodiscard]] Slot& slot(uint64_t number) { return slots_[number % slots_.size()]; }
+  [[nodiscard]] GpuMethod method_for(const PieceTotals& totals) const;
+  [[nodiscard]] cudaError_t move(Slot& slot, const PieceTotals& totals);
+  [[nodiscard]] cudaError_t copy_singly(std::span<const CopyPiece> pieces);
+  [[nodiscard]] cudaError_t copy_batched(std::span<const CopyPiece> pieces);
+  [[nodiscard]] cudaError_t join(Slot& slot);
+  [[nodiscard]] cudaError_t announce(Slot& slot);
+  // Where a batch ends.
+  [[nodiscard]] cudaStream_t last() const;
+
+  GpuOptions options_;
+  GpuDirection direction_;
+  bool bulk_;
+  Wakeup* wakeup_;
+  Stream work_;
+  Stream notices_;
+  Staging staging_;
+  std::vector<Slot> slots_;
+  GpuMethod method_ = GpuMethod::kernel;  // of the batch that is being submitted
+  std::vector<void*> destinations_;       // of `batched`
+  std::vector<const void*> sources_;
+  std::vector<size_t> lengths_;
+  uint64_t submitted_ = 0;
+  uint64_t completed_ = 0;
+};
+
+}  // namespace kvpool

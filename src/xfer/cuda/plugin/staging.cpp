@@ -1,0 +1,85 @@
+#include "xfer/cuda/plugin/staging.h"
+
+#include "base/assert.h"
+#include "xfer/cuda/plugin/kernels.h"
+
+namespace kvpool {
+
+Status Staging::open(uint64_t bytes, uint32_t pieces_max, uint32_t blocks) {
+  chunk_bytes_ = bytes / chunks;
+  KVPOOL_ASSERT(chunk_bytes_ >= uint64_t{1} << 20);
+  blocks_ = blocks;
+  runs_.reserve(pieces_max);
+  Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
+  if (made) made = make_stream(copies_);
+  for (Chunk& chunk : chunks_) {
+    if (made) made = make_event(chunk.filled);
+    if (made) made = make_event(chunk.emptied);
+  }
+  return made;
+}
+
+uint32_t Staging::lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin) {
+  runs_.clear();
+  uint64_t used_bytes = 0;
+  uint32_t placed = 0;
+  while (placed < pieces.size()) {
+    // As far from a multiple of 16 as in host memory, so that kernels can use wide words.
+    const uint64_t offset = (used_bytes + 15) / 16 * 16 + pieces[placed].host % 16;
+    if (offset + pieces[placed].bytes > chunk_bytes_) break;
+    const HostRun run = host_run(pieces.subspan(placed), chunk_bytes_ - offset);
+    runs_.push_back({run.host, chunk_begin + offset, run.bytes});
+    used_bytes = offset + run.bytes;
+    for (uint32_t i = 0; i < run.pieces; ++i, ++placed) {
+      pieces[placed].host = chunk_begin + offset + (pieces[placed].host - run.host);
+    }
+  }
+  return placed;
+}
+
+cudaError_t Staging::copy_runs(bool to_device) {
+  for (const Run& run : runs_) {
+    void* const host = reinterpret_cast<void*>(run.host);
+    void* const staged = reinterpret_cast<void*>(run.staged);
+    const cudaError_t error =
+        to_device ? cudaMemcpyAsync(staged, host, run.bytes, cudaMemcpyHostToDevice, copies_.get())
+                  : cudaMemcpyAsync(host, staged, run.bytes, cudaMemcpyDeviceToHost, copies_.get());
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t Staging::move_chunk(std::span<const CopyPiece> pieces, bool to_device, Chunk& chunk,
+                                cudaStream_t work) {
+  const cudaStream_t fills = to_device ? copies_.get() : work;
+  const cudaStream_t empties = to_device ? work : copies_.get();
+  const auto launch = [&] {
+    return launch_copy({.pieces = pieces.data(),
+                        .count = static_cast<uint32_t>(pieces.size()),
+                        .to_device = to_device,
+                        .blocks = blocks_,
+                        .stream = work});
+  };
+  cudaError_t error = chunk.used ? cudaStreamWaitEvent(fills, chunk.emptied.get(), 0) : cudaSuccess;
+  if (error == cudaSuccess) error = to_device ? copy_runs(true) : launch();
+  if (error == cudaSuccess) error = cudaEventRecord(chunk.filled.get(), fills);
+  if (error == cudaSuccess) error = cudaStreamWaitEvent(empties, chunk.filled.get(), 0);
+  if (error == cudaSuccess) error = to_device ? launch() : copy_runs(false);
+  if (error == cudaSuccess) error = cudaEventRecord(chunk.emptied.get(), empties);
+  chunk.used = true;
+  return error;
+}
+
+cudaError_t Staging::move(std::span<CopyPiece> pieces, bool to_device, cudaStream_t work) {
+  while (!pieces.empty()) {
+    const size_t number = next_++ % chunks;
+    const uint64_t begin = reinterpret_cast<uint64_t>(memory_.get()) + number * chunk_bytes_;
+    const uint32_t count = lay_out(pieces, begin);
+    const cudaError_t error = move_chunk(pieces.first(count), to_device, chunks_[number], work);
+    if (error != cudaSuccess) return error;
+    pieces = pieces.subspan(count);
+  }
+  return cudaSuccess;
+}
+
+}  // namespace kvpool

@@ -1,0 +1,58 @@
+// Staging: a ring of chunks in GPU memory between host memory and pages. The copy engine moves whole runs of
+// host memory, kernels scatter and gather; the two work on different chunks at the same time.
+//
+// Thread: its lane's. Failure: CUDA's code; what was put on streams before it runs on.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "xfer/cuda/piece_list.h"
+#include "xfer/cuda/plugin/cuda_handles.h"
+
+namespace kvpool {
+
+class Staging {
+ public:
+  static constexpr size_t chunks = 4;
+
+  // REQUIRES: bytes is at least chunks * 1 MiB.
+  [[nodiscard]] Status open(uint64_t bytes, uint32_t pieces_max, uint32_t blocks);
+
+  // Moves the pieces, `to_device` or back. Kernels run on `work`; for a load its end is theirs, for a store
+  // the end is that of copies(). The pieces' host addresses are replaced by those in the ring. REQUIRES: each
+  // piece has at most 64 KiB.
+  [[nodiscard]] cudaError_t move(std::span<CopyPiece> pieces, bool to_device, cudaStream_t work);
+  [[nodiscard]] cudaStream_t copies() const { return copies_.get(); }
+
+ private:
+  struct Chunk {
+    Event filled;
+    Event emptied;
+    bool used = false;
+  };
+  struct Run {
+    uint64_t host = 0;
+    uint64_t staged = 0;
+    uint64_t bytes = 0;
+  };
+
+  // Gives as many of the first pieces a place in the chunk as fit; returns how many.
+  [[nodiscard]] uint32_t lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin);
+  [[nodiscard]] cudaError_t copy_runs(bool to_device);
+  [[nodiscard]] cudaError_t move_chunk(std::span<const CopyPiece> pieces, bool to_device, Chunk& chunk,
+                                       cudaStream_t work);
+
+  uint64_t chunk_bytes_ = 0;
+  uint32_t blocks_ = 0;
+  DeviceMemory memory_;
+  std::array<Chunk, chunks> chunks_;
+  size_t next_ = 0;
+  std::vector<Run> runs_;  // of one chunk
+  Stream copies_;
+};
+
+}  // namespace kvpool
