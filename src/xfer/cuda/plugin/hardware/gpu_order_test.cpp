@@ -1,0 +1,183 @@
+#include <poll.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "xfer/cuda/plugin/cuda_transfer.h"
+#include "xfer/cuda/plugin/hardware/gpu_fixture.h"
+#include "xfer/cuda/plugin/hardware/test_kernels.h"
+
+namespace kvpool {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t page_bytes = 32 << 10;
+constexpr uint32_t pages = 64;
+constexpr uint64_t cache_bytes = page_bytes * pages;
+constexpr uint64_t slow_ms = 100;
+
+class GpuOrder : public testing::TestWithParam<GpuMethod> {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(make_device_memory(cache_, cache_bytes));
+    ASSERT_TRUE(make_device_memory(aside_, cache_bytes));
+    ASSERT_TRUE(make_pinned(host_, cache_bytes));
+    external_ = make_external();
+    auto opened = CudaTransfer::open({.method = GetParam(), .batches_max = 2, .staging_bytes = 4 << 20});
+    ASSERT_TRUE(opened) << opened.error().message;
+    transfer_ = std::move(*opened);
+    ASSERT_TRUE(transfer_->register_host({host_.get(), cache_bytes}));
+    ASSERT_TRUE(transfer_->set_layers({{.base = cache_.get(),
+                                        .page_stride_bytes = page_bytes,
+                                        .pages = pages,
+                                        .pieces = {{0, page_bytes}}}}));
+    for (uint32_t i = 0; i < pages; ++i) numbers_.push_back(static_cast<int32_t>(i * 37 % pages));
+    segments_ = {{host_.get(), 0, 0, pages / 2}, {host_.get() + cache_bytes / 2, 0, pages / 2, pages / 2}};
+    // Kernels that are launched for the first time would wait for what is under way.
+    warm_up();
+  }
+
+  void warm_up() {
+    std::memset(host_.get(), 0, cache_bytes);
+    for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
+      ASSERT_TRUE(transfer_->submit(batch(direction)));
+      expect_completions(*transfer_, 1);
+    }
+    ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, 0, external_.get()));
+    ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  }
+
+  [[nodiscard]] ExternalStream external() const { return {reinterpret_cast<uintptr_t>(external_.get())}; }
+  [[nodiscard]] PagedBatch batch(GpuDirection direction) const {
+    return {.direction = direction, .segments = segments_, .pages = numbers_, .after = {}};
+  }
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) const {
+    PagedBatch made = batch(direction);
+    made.after = external();
+    return made;
+  }
+  void expect_all(const std::byte* memory, uint8_t value) const {
+    for (uint64_t i = 0; i < cache_bytes; ++i) ASSERT_EQ(memory[i], std::byte{value}) << "at " << i;
+  }
+  void expect_device(const DeviceMemory& memory, uint8_t value) const {
+    std::vector<std::byte> seen(cache_bytes);
+    ASSERT_CUDA(cudaMemcpy(seen.data(), memory.get(), cache_bytes, cudaMemcpyDeviceToHost));
+    expect_all(seen.data(), value);
+  }
+  void put_aside() {
+    ASSERT_CUDA(
+        cudaMemcpyAsync(aside_.get(), cache_.get(), cache_bytes, cudaMemcpyDeviceToDevice, external_.get()));
+  }
+
+  DeviceMemory cache_;
+  DeviceMemory aside_;
+  Pinned<std::byte> host_;
+  Stream external_;
+  std::vector<int32_t> numbers_;
+  std::vector<PagedSegment> segments_;
+  std::unique_ptr<GpuTransfer> transfer_;  // closed first
+};
+
+INSTANTIATE_TEST_SUITE_P(Methods, GpuOrder,
+                         testing::Values(GpuMethod::kernel, GpuMethod::bulk, GpuMethod::staged,
+                                         GpuMethod::batched, GpuMethod::single),
+                         [](const auto& method) { return std::string(to_string(method.param)); });
+
+TEST_P(GpuOrder, AStoreSeesWhatAnExternalStreamWritesBefore) {
+  ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x5a, slow_ms, external_.get()));
+  const auto start = Clock::now();
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
+  // Nobody has waited here. The limit leaves room for a slow machine.
+  EXPECT_LT(Clock::now() - start, std::chrono::milliseconds(slow_ms / 2));
+  expect_completions(*transfer_, 1);
+  expect_all(host_.get(), 0x5a);
+}
+
+TEST_P(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
+  ASSERT_CUDA(cudaMemset(cache_.get(), 0x11, cache_bytes));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  std::memset(host_.get(), 0x22, cache_bytes);
+  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, external_.get()));
+  put_aside();
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::load)));
+  expect_completions(*transfer_, 1);
+  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  expect_device(aside_, 0x11);
+  expect_device(cache_, 0x22);
+}
+
+TEST_P(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
+  std::memset(host_.get(), 0x33, cache_bytes);
+  const Stream gate = make_external();
+  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
+  PagedBatch load = batch(GpuDirection::load);
+  load.after = ExternalStream{reinterpret_cast<uintptr_t>(gate.get())};
+  const auto ticket = transfer_->submit(load);
+  ASSERT_TRUE(ticket) << ticket.error().message;
+  ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
+  put_aside();
+  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  expect_device(aside_, 0x33);
+  expect_completions(*transfer_, 1);
+  // Of a batch that is over nobody needs to be held back.
+  EXPECT_TRUE(transfer_->hold_back(external(), *ticket));
+}
+
+TEST_P(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
+  ASSERT_CUDA(cudaMemset(cache_.get(), 0x44, cache_bytes));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  const Stream gate = make_external();
+  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
+  PagedBatch store = batch(GpuDirection::store);
+  store.after = ExternalStream{reinterpret_cast<uintptr_t>(gate.get())};
+  const auto ticket = transfer_->submit(store);
+  ASSERT_TRUE(ticket) << ticket.error().message;
+  ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
+  ASSERT_CUDA(cudaMemsetAsync(cache_.get(), 0x55, cache_bytes, external_.get()));
+  expect_completions(*transfer_, 1);
+  expect_all(host_.get(), 0x44);
+}
+
+TEST_P(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
+  ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x66, 3 * slow_ms, external_.get()));
+  const auto start = Clock::now();
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
+  ASSERT_TRUE(transfer_->submit(batch(GpuDirection::store)));
+  const auto refused = transfer_->submit(batch(GpuDirection::store));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::busy);
+  const Status set = transfer_->set_layers({});
+  ASSERT_FALSE(set);
+  EXPECT_EQ(set.error().code, Errc::busy);
+  std::array<GpuCompletion, 4> taken;
+  EXPECT_EQ(transfer_->poll(taken), 0U);
+  EXPECT_LT(Clock::now() - start, std::chrono::milliseconds(2 * slow_ms));
+  expect_completions(*transfer_, 2);
+  expect_all(host_.get(), 0x66);
+  EXPECT_TRUE(transfer_->submit(batch(GpuDirection::store)));
+  expect_completions(*transfer_, 1);
+}
+
+TEST_P(GpuOrder, ASleeperIsWoken) {
+  ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x77, slow_ms, external_.get()));
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
+  transfer_->prepare_wait();
+  std::array<GpuCompletion, 4> taken;
+  ASSERT_EQ(transfer_->poll(taken), 0U) << "too fast for this test";
+  pollfd descriptor{.fd = transfer_->event_fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(::poll(&descriptor, 1, 10'000), 1);
+  transfer_->done_wait();
+  EXPECT_EQ(transfer_->poll(taken), 1U);
+  EXPECT_EQ(::poll(&descriptor, 1, 0), 0) << "it was emptied";
+}
+
+TEST_P(GpuOrder, ClosingWaitsForWhatIsUnderWay) {
+  ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x78, slow_ms, external_.get()));
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
+  transfer_.reset();
+  expect_all(host_.get(), 0x78);
+}
+
+}  // namespace
+}  // namespace kvpool
