@@ -1,0 +1,440 @@
+// gpu_transfer_bench: how fast blocks come to and from the pages of a paged KV cache, by each method, against
+// the link, which is one large copy in the same minute. Progress on stderr; a table and JSON on stdout.
+// Exit status: 0; 1 on a failure; 77 without a GPU.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "xfer/cuda/plugin/bench/link.h"
+#include "xfer/cuda/plugin/bench/memory.h"
+#include "xfer/cuda/plugin/bench/runner.h"
+#include "xfer/cuda/plugin/bench/sharing.h"
+#include "xfer/cuda/plugin/bench/trial.h"
+#include "xfer/cuda/plugin/bench/workload.h"
+#include "xfer/cuda/plugin/cuda_plugin_impl.h"
+
+namespace kvpool {
+namespace {
+
+using json = nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+struct Settings {
+  int device = 0;
+  uint64_t gib = 4;
+  int repeats = 5;
+  double seconds = 170;  // for the large transfers
+  std::string json_file;
+  std::vector<std::string> methods = {"kernel", "bulk", "staged", "batched", "single"};
+};
+
+struct Variant {
+  std::string name;
+  GpuMethod method = GpuMethod::kernel;
+  uint32_t blocks = 16;
+  bool sleeps = true;
+  size_t part = 1;  // moves so many times fewer bytes, because it is slow
+  std::unique_ptr<GpuTransfer> transfer;
+};
+
+struct Way {
+  std::string name;
+  Directions directions;
+};
+
+const std::vector<CacheShape> shapes = {
+    {.name = "16K", .layers = 32, .page_bytes = 16 << 10, .segment_pages = {16}, .runs = false},
+    {.name = "32K", .layers = 32, .page_bytes = 32 << 10, .segment_pages = {16}, .runs = false},
+    {.name = "llama64K", .layers = 32, .page_bytes = 64 << 10, .segment_pages = {16}, .runs = false},
+    {.name = "gptoss32K", .layers = 24, .page_bytes = 32 << 10, .segment_pages = {8, 16}, .runs = false},
+    {.name = "llamaRuns", .layers = 32, .page_bytes = 64 << 10, .segment_pages = {16}, .runs = true},
+};
+const std::vector<Way> ways = {{"load", {.load = true, .store = false}},
+                               {"store", {.load = false, .store = true}},
+                               {"both", {.load = true, .store = true}}};
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::vector<Variant> all_variants() {
+  std::vector<Variant> variants;
+  const auto add = [&](const std::string& name, GpuMethod method, uint32_t blocks) -> Variant& {
+    variants.push_back({.name = name, .method = method, .blocks = blocks, .transfer = nullptr});
+    return variants.back();
+  };
+  for (const uint32_t blocks : {4, 8, 16, 32, 64}) {
+    add("kernel/" + std::to_string(blocks), GpuMethod::kernel, blocks);
+  }
+  add("kernel/16spin", GpuMethod::kernel, 16).sleeps = false;
+  for (const uint32_t blocks : {2, 4, 8, 16, 32}) {
+    add("bulk/" + std::to_string(blocks), GpuMethod::bulk, blocks);
+  }
+  add("staged", GpuMethod::staged, 16);
+  add("batched", GpuMethod::batched, 16);
+  add("single", GpuMethod::single, 16).part = 4;
+  return variants;
+}
+
+class Bench {
+ public:
+  explicit Bench(Settings settings) : settings_(std::move(settings)) {}
+
+  [[nodiscard]] Status run() {
+    Status good = open();
+    if (good) good = measure_large();
+    if (good) good = measure_small();
+    if (good) good = measure_sharing();
+    if (good) report();
+    close();
+    return good;
+  }
+
+ private:
+  void say(const std::string& line) const {
+    (void)std::fprintf(stderr, "[%5.1f s] %s\n", since(start_), line.c_str());
+  }
+
+  [[nodiscard]] Status open() {
+    choose_variants();
+    if (variants_.empty()) return fail(Errc::unsupported, "no method works here");
+    const uint64_t bytes = settings_.gib << 30;
+    say("host memory, 2 x " + std::to_string(settings_.gib) + " GiB");
+    Status good = from_.open(bytes, 1);
+    if (good) good = to_.open(bytes, 2);
+    if (!good) return good;
+    auto registrar = cuda_plugin().open({.device = settings_.device, .pieces_max = 64});
+    if (!registrar) return tl::unexpected(registrar.error());
+    registrar_ = std::move(*registrar);
+    const auto before = Clock::now();
+    good = registrar_->register_host(from_.bytes());
+    if (good) good = registrar_->register_host(to_.bytes());
+    result_["register_seconds"] = since(before);
+    result_["host_huge_bytes"] = HostMemory::huge_bytes();
+    if (good) good = make_device_memory(block_, Workload::block_bytes(bytes));
+    if (good) good = link_.open();
+    if (good) good = sharing_.open(settings_.device);
+    for (Variant& variant : variants_) {
+      if (good) good = open(variant);
+    }
+    return good ? fill_block() : good;
+  }
+
+  void choose_variants() {
+    for (const GpuMethod method :
+         {GpuMethod::kernel, GpuMethod::bulk, GpuMethod::staged, GpuMethod::batched, GpuMethod::single}) {
+      const std::string name(to_string(method));
+      const bool wanted = std::ranges::find(settings_.methods, name) != settings_.methods.end();
+      const bool works = wanted && method_works(method, settings_.device);
+      say("method " + name + (works ? " works" : wanted ? " does not work here" : " left out"));
+      result_["methods"][name] = works;
+    }
+    for (Variant& variant : all_variants()) {
+      if (result_["methods"][std::string(to_string(variant.method))]) variants_.push_back(std::move(variant));
+    }
+  }
+
+  [[nodiscard]] Status open(Variant& variant) {
+    auto opened = cuda_plugin().open({.device = settings_.device,
+                                      .method = variant.method,
+                                      .blocks = variant.blocks,
+                                      .wakes = variant.sleeps});
+    if (!opened) return tl::unexpected(opened.error());
+    variant.transfer = std::move(*opened);
+    Status good = variant.transfer->register_host(from_.bytes());
+    return good ? variant.transfer->register_host(to_.bytes()) : good;
+  }
+
+  // Both halves of the block, so that every page has bytes of its own.
+  [[nodiscard]] Status fill_block() {
+    for (const auto& host : {from_.bytes(), to_.bytes()}) {
+      std::byte* const place = block_.get() + (host.data() == from_.bytes().data() ? 0 : host.size());
+      const cudaError_t error = cudaMemcpy(place, host.data(), host.size(), cudaMemcpyHostToDevice);
+      if (error != cudaSuccess) return fail_cuda(error, "filling GPU memory");
+    }
+    return {};
+  }
+
+  [[nodiscard]] Workload workload_of(const CacheShape& shape) const {
+    return {shape, settings_.gib << 30, from_.bytes(), to_.bytes(), block_.get(), uint64_t{256} << 20};
+  }
+
+  [[nodiscard]] Status set_layers(const Workload& workload) {
+    for (Variant& variant : variants_) {
+      if (Status good = variant.transfer->set_layers(workload.layers()); !good) return good;
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status measure_large() {
+    double left = settings_.seconds;
+    size_t parts = shapes.size() * ways.size();
+    for (const CacheShape& shape : shapes) {
+      const Workload workload = workload_of(shape);
+      if (Status good = set_layers(workload); !good) return good;
+      for (const Way& way : ways) {
+        const auto begun = Clock::now();
+        if (Status good = measure(workload, way, left / static_cast<double>(parts--)); !good) return good;
+        left -= since(begun);
+      }
+    }
+    return {};
+  }
+
+  struct Series {
+    std::vector<double> gbps, ratio, cpu_ms_per_gb, submit_us;
+  };
+
+  // Rounds of the link and of every variant: one, and more until there are enough or the time is up.
+  [[nodiscard]] Status measure(const Workload& workload, const Way& way, double seconds) {
+    const auto begun = Clock::now();
+    std::map<std::string, Series> series;
+    std::vector<double> links;
+    for (const Variant& variant : variants_) {
+      const auto warm =
+          run_workload(*variant.transfer, workload, {.directions = way.directions, .batches_max = 1});
+      if (!warm) return fail(warm.error().code, variant.name + ": " + warm.error().message);
+    }
+    double round_seconds = 0;
+    for (int i = 0; i < settings_.repeats && (i == 0 || since(begun) + round_seconds / 2 < seconds); ++i) {
+      const auto round = Clock::now();
+      const auto link = link_.measure(way.directions, from_.bytes(), to_.bytes(), block_.get());
+      if (!link) return tl::unexpected(link.error());
+      links.push_back(*link * 1e-9);
+      for (const Variant& variant : variants_) {
+        if (Status good = measure_once(variant, workload, way, *link, series[variant.name]); !good)
+          return good;
+      }
+      round_seconds = since(round);
+    }
+    keep(workload.shape().name, way.name, links, series);
+    return {};
+  }
+
+  [[nodiscard]] static Status measure_once(const Variant& variant, const Workload& workload, const Way& way,
+                                           double link, Series& series) {
+    const size_t batches = workload.batches(GpuDirection::load).size();
+    const auto times = run_workload(*variant.transfer, workload,
+                                    {.directions = way.directions,
+                                     .batches_max = std::max<size_t>(batches / variant.part, 1),
+                                     .sleeps = variant.sleeps});
+    if (!times) return fail(times.error().code, variant.name + ": " + times.error().message);
+    const auto bytes = static_cast<double>(times->bytes);
+    series.gbps.push_back(bytes / times->seconds * 1e-9);
+    series.ratio.push_back(bytes / times->seconds / link);
+    series.cpu_ms_per_gb.push_back(times->cpu_seconds * 1e3 / (bytes * 1e-9));
+    series.submit_us.push_back(times->submit_seconds * 1e6 / static_cast<double>(times->batches));
+    return {};
+  }
+
+  void keep(const std::string& shape, const std::string& way, const std::vector<double>& links,
+            const std::map<std::string, Series>& series) {
+    json& entry = result_["large"][shape + " " + way];
+    entry["link_gbps"] = median(links);
+    entry["link_gbps_all"] = links;
+    std::string best;
+    double best_ratio = 0;
+    for (const auto& [name, of] : series) {
+      entry["variants"][name] = {{"gbps", median(of.gbps)},
+                                 {"ratio", median(of.ratio)},
+                                 {"ratio_all", of.ratio},
+                                 {"cpu_ms_per_gb", median(of.cpu_ms_per_gb)},
+                                 {"submit_us_per_batch", median(of.submit_us)}};
+      if (median(of.ratio) > best_ratio) {
+        best_ratio = median(of.ratio);
+        best = name;
+      }
+    }
+    char line[160];
+    (void)std::snprintf(line, sizeof line, "%s %s: link %.1f GB/s, best %s at %.3f of it, %zu rounds",
+                        shape.c_str(), way.c_str(), median(links), best.c_str(), best_ratio, links.size());
+    say(line);
+  }
+
+  [[nodiscard]] Status measure_small() {
+    say("single batches");
+    const Workload workload = workload_of(shapes[2]);
+    if (Status good = set_layers(workload); !good) return good;
+    for (const Variant& variant : variants_) {
+      for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
+        for (const uint32_t segments : {1U, 8U, 64U}) {
+          const auto times = run_small(*variant.transfer, workload.small(direction, segments), 100);
+          if (!times) return fail(times.error().code, variant.name + ": " + times.error().message);
+          const std::string way = direction == GpuDirection::load ? "load" : "store";
+          result_["small"][variant.name][way + " " + std::to_string(segments) + " MiB"] = {
+              {"submit_us", times->submit_us}, {"total_us", times->total_us}};
+        }
+      }
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status measure_sharing() {
+    const Workload workload = workload_of(shapes[2]);
+    if (Status good = set_layers(workload); !good) return good;
+    for (const OtherWork work : {OtherWork::memory, OtherWork::arithmetic}) {
+      say("beside other work: " + to_string(work));
+      std::vector<double> alone;
+      for (int i = 0; i < 4; ++i) {
+        const auto ms = sharing_.alone_ms(work);
+        if (!ms) return tl::unexpected(ms.error());
+        if (i > 0) alone.push_back(*ms);  // the first one loads the kernel
+      }
+      json& entry = result_["sharing"][to_string(work)];
+      entry["alone_ms"] = median(alone);
+      for (const Variant& variant : variants_) {
+        if (variant.part > 1 || !variant.sleeps) continue;
+        if (Status good = share(work, variant, workload, median(alone), entry); !good) return good;
+      }
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status share(OtherWork work, const Variant& variant, const Workload& workload,
+                             double alone_ms, json& entry) {
+    for (const Way& way : {ways[0], ways[1]}) {
+      std::vector<double> slower;
+      std::vector<double> gbps;
+      for (int i = 0; i < 3; ++i) {
+        const auto beside = sharing_.beside(work, *variant.transfer, workload, way.directions);
+        if (!beside) return fail(beside.error().code, variant.name + ": " + beside.error().message);
+        slower.push_back(beside->other_ms / alone_ms);
+        gbps.push_back(static_cast<double>(beside->transfer.bytes) / beside->transfer.seconds * 1e-9);
+      }
+      entry["beside"][variant.name][way.name] = {{"other_slower", median(slower)}, {"gbps", median(gbps)}};
+    }
+    return {};
+  }
+
+  void report() {
+    result_["bytes"] = settings_.gib << 30;
+    result_["seconds"] = since(start_);
+    if (settings_.json_file.empty()) {
+      std::cout << result_.dump() << "\n";
+    } else {
+      std::ofstream(settings_.json_file) << result_.dump(1) << "\n";
+    }
+    print_table("GB/s over the link's, by pages and direction", "ratio", "%8.3f");
+    print_table("CPU milliseconds a GB", "cpu_ms_per_gb", "%8.2f");
+    print_table("microseconds in submit() a batch of 256 MiB", "submit_us_per_batch", "%8.0f");
+    print_small();
+    print_sharing();
+  }
+
+  void print_table(const char* title, const char* key, const char* format) const {
+    (void)std::printf("\n%s\n%-14s", title, "");
+    for (const CacheShape& shape : shapes) (void)std::printf(" %24s", shape.name.c_str());
+    (void)std::printf("\n%-14s", "");
+    for (size_t i = 0; i < shapes.size(); ++i) (void)std::printf("     load   store    both");
+    (void)std::printf("\n");
+    if (std::string(key) == "ratio") {
+      (void)std::printf("%-14s", "link GB/s");
+      for (const CacheShape& shape : shapes) {
+        (void)std::printf(" ");
+        for (const Way& way : ways) {
+          (void)std::printf("%8.1f",
+                            result_["large"][shape.name + " " + way.name]["link_gbps"].get<double>());
+        }
+      }
+      (void)std::printf("\n");
+    }
+    for (const Variant& variant : variants_) {
+      (void)std::printf("%-14s", variant.name.c_str());
+      for (const CacheShape& shape : shapes) {
+        (void)std::printf(" ");
+        for (const Way& way : ways) {
+          const json& entry = result_["large"][shape.name + " " + way.name];
+          (void)std::printf(format, entry["variants"][variant.name][key].get<double>());
+        }
+      }
+      (void)std::printf("\n");
+    }
+  }
+
+  void print_small() const {
+    (void)std::printf("\none batch alone: microseconds in submit() / until it is complete\n%-14s", "");
+    for (const char* way : {"load", "store"}) {
+      for (const char* size : {"1 MiB", "8 MiB", "64 MiB"}) (void)std::printf(" %6s %6s", way, size);
+    }
+    (void)std::printf("\n");
+    for (const Variant& variant : variants_) {
+      (void)std::printf("%-14s", variant.name.c_str());
+      for (const char* way : {"load ", "store "}) {
+        for (const char* size : {"1 MiB", "8 MiB", "64 MiB"}) {
+          const json& entry = result_["small"][variant.name][std::string(way) + size];
+          (void)std::printf(" %6.1f/%6.0f", entry["submit_us"].get<double>(),
+                            entry["total_us"].get<double>());
+        }
+      }
+      (void)std::printf("\n");
+    }
+  }
+
+  void print_sharing() const {
+    if (!result_["sharing"]["memory"].contains("beside")) return;
+    (void)std::printf("\nbeside other work: its time over that alone, and the transfer's GB/s\n%-14s", "");
+    for (const char* work : {"memory", "arithmetic"}) {
+      for (const char* way : {"load", "store"}) (void)std::printf(" %10s %5s", work, way);
+    }
+    (void)std::printf("\n");
+    for (const auto& [name, of] : result_["sharing"]["memory"]["beside"].items()) {
+      (void)std::printf("%-14s", name.c_str());
+      for (const char* work : {"memory", "arithmetic"}) {
+        for (const char* way : {"load", "store"}) {
+          const json& entry = result_["sharing"][work]["beside"][name][way];
+          (void)std::printf("    %6.3f %6.1f", entry["other_slower"].get<double>(),
+                            entry["gbps"].get<double>());
+        }
+      }
+      (void)std::printf("\n");
+    }
+  }
+
+  // Before the memory that they have registered.
+  void close() {
+    for (Variant& variant : variants_) variant.transfer.reset();
+    registrar_.reset();
+  }
+
+  Settings settings_;
+  Clock::time_point start_ = Clock::now();
+  HostMemory from_;
+  HostMemory to_;
+  DeviceMemory block_;
+  Link link_;
+  Sharing sharing_;
+  std::unique_ptr<GpuTransfer> registrar_;
+  std::vector<Variant> variants_;
+  json result_;
+};
+
+}  // namespace
+}  // namespace kvpool
+
+int main(int argc, char** argv) {
+  kvpool::Settings settings;
+  CLI::App app("How fast blocks come to and from the pages of a paged KV cache");
+  app.add_option("--device", settings.device, "CUDA's ordinal");
+  app.add_option("--gib", settings.gib, "moved each way, in GiB");
+  app.add_option("--repeats", settings.repeats, "rounds of each measurement");
+  app.add_option("--seconds", settings.seconds, "for the large transfers; fewer rounds where it is short");
+  app.add_option("--json", settings.json_file, "write JSON there and not on stdout");
+  app.add_option("--methods", settings.methods, "kernel bulk staged batched single");
+  CLI11_PARSE(app, argc, argv);
+  const kvpool::Status done = kvpool::Bench(settings).run();
+  if (done) return 0;
+  (void)std::fprintf(stderr, "gpu_transfer_bench: %s\n", done.error().message.c_str());
+  return done.error().code == kvpool::Errc::unsupported ? 77 : 1;
+}
