@@ -48,7 +48,7 @@ fuzz:
 
 format:
 	@scripts/packages.sh format
-	@find include src apps bench tests bindings connectors -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 -i
+	@find include src apps bench tests bindings connectors -name '*.h' -print0 -o -name '*.cpp' -print0 -o -name '*.cu' -print0 | xargs -0 -r clang-format-19 -i
 
 lint:
 	@scripts/packages.sh lint

@@ -26,7 +26,7 @@ suite() {
 
 heading "style"
 if command -v clang-format-19 >/dev/null; then
-  find include src apps bench tests bindings connectors -name '*.h' -print0 -o -name '*.cpp' -print0 | xargs -0 -r clang-format-19 --dry-run --Werror || failed=1
+  find include src apps bench tests bindings connectors -name '*.h' -print0 -o -name '*.cpp' -print0 -o -name '*.cu' -print0 | xargs -0 -r clang-format-19 --dry-run --Werror || failed=1
   format_note=
 else
   format_note="SKIP formatting: no clang-format-19"

@@ -16,7 +16,7 @@ import sys
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 500
 FOLDERS = ("include", "src", "apps", "bench", "tests", "bindings", "connectors")
-CODE = (".h", ".cpp")
+CODE = (".h", ".cpp", ".cu")
 UNFINISHED = re.compile("|".join(rf"\b{word}\b" for word in ("TO" "DO", "FIX" "ME", "XX" "X")))
 RAW_STRING = re.compile(r'(?:u8|[uUL])?R"([^()\\ ]*)\(')
 CHARACTER = re.compile(r"'(?:[^'\\\n]|\\[^\n])+'")
