@@ -32,13 +32,13 @@ else()
     message(STATUS "SPDK ${spdk_version}: `spdk` devices are built")
   endif()
 endif()
-# CUDA is not in Debian's main archive: GPU transfers are built where nvcc is installed. cudaMemcpyBatchAsync
-# is there from 12.8 on.
-find_package(CUDAToolkit 12.8 QUIET)
+# CUDA is not in Debian's main archive: GPU transfers are built where nvcc is installed. It knows C++20 from 12.0
+# on.
+find_package(CUDAToolkit 12.0 QUIET)
 if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static)
   set(cuda_FOUND TRUE)
   message(STATUS "CUDA ${CUDAToolkit_VERSION}: GPU transfers are built")
 else()
   set(cuda_FOUND FALSE)
-  message(STATUS "no nvcc of CUDA 12.8 or later: GPU transfers are not built")
+  message(STATUS "no nvcc of CUDA 12.0 or later: GPU transfers are not built")
 endif()

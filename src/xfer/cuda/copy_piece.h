@@ -1,5 +1,5 @@
-// CopyPiece: bytes that are neighbours in host memory and in GPU memory. The CPU lists them, kernels read the
-// list. Plain data; no thread, no failure.
+// CopyPiece: bytes that are neighbours in host memory and in GPU memory. The CPU lists them, a kernel reads
+// the list. Plain data; no thread, no failure.
 
 #pragma once
 

@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <array>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -13,9 +12,6 @@ namespace {
 constexpr const char* driver_name = "libcuda.so.1";
 constexpr const char* file_name = "libkvpool_cuda.so";
 constexpr const char* entry_name = "kvpool_cuda_plugin";
-
-constexpr std::array<std::string_view, 6> method_names = {"automatic", "kernel",  "bulk",
-                                                          "staged",    "batched", "single"};
 
 // The folder of the program or library that this code is in.
 std::filesystem::path own_folder() {
@@ -42,11 +38,6 @@ void* open_library(std::string& why) {
 }
 
 }  // namespace
-
-std::string_view to_string(GpuMethod method) {
-  const auto index = static_cast<size_t>(method);
-  return index < method_names.size() ? method_names[index] : "unknown";
-}
 
 Result<CudaPlugin*> load_cuda() {
   if (dlopen(driver_name, RTLD_LAZY | RTLD_LOCAL) == nullptr) {

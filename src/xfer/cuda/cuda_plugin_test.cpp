@@ -18,11 +18,5 @@ TEST(CudaPlugin, IsHereOrSaysWhatIsMissing) {
   EXPECT_EQ(transfer.error().code, Errc::unsupported);
 }
 
-TEST(GpuMethods, HaveNames) {
-  EXPECT_EQ(to_string(GpuMethod::automatic), "automatic");
-  EXPECT_EQ(to_string(GpuMethod::single), "single");
-  EXPECT_EQ(to_string(static_cast<GpuMethod>(99)), "unknown");
-}
-
 }  // namespace
 }  // namespace kvpool

@@ -3,6 +3,9 @@
 // segments of one direction; it is put on a stream of that direction and nobody waits for it here. Both
 // directions run at the same time.
 //
+// The copy engine moves whole runs of host memory to and from a ring in GPU memory; a kernel of a few blocks
+// carries the pieces between the ring and the pages.
+//
 // Thread: one owner thread at a time; no call blocks but open, register_host() and the destructor, which
 // waits for the batches under way. Nothing is allocated after open() and set_layers(), but for messages of
 // errors. The caller's current CUDA device and capture mode are as before after each call.
@@ -22,7 +25,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -35,25 +37,11 @@ enum class GpuDirection : uint8_t {
   store,  // pages to host segments
 };
 
-// Who moves the bytes.
-enum class GpuMethod : uint8_t {
-  automatic,  // by the size of the pieces: `kernel`, or `batched`
-  kernel,     // threads of a few blocks read one side and write the other
-  bulk,       // the same by bulk copies through shared memory, on compute capability 9.0 and later
-  staged,     // copy engine to or from a ring in GPU memory, and kernels between that and the pages
-  batched,    // copy engine, all pieces in one call
-  single,     // copy engine, a call a piece
-};
-[[nodiscard]] std::string_view to_string(GpuMethod method);
-
 struct GpuOptions {
-  int device = 0;  // CUDA's ordinal
-  GpuMethod method = GpuMethod::automatic;
-  uint32_t blocks = 16;                  // thread blocks of a kernel
+  int device = 0;                        // CUDA's ordinal
   uint32_t batches_max = 8;              // under way, each direction
   uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
-  uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction; `staged` only
-  bool wakes = true;                     // event_fd() becomes readable; false saves two calls a batch
+  uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction
 };
 
 // A stream of the caller's, a cudaStream_t as a number. It belongs to the same device and captures no graph.

@@ -11,7 +11,6 @@ class Writer {
   explicit Writer(std::span<CopyPiece> room) : room_(room) {}
 
   [[nodiscard]] bool add(uint64_t host, uint64_t device, uint64_t bytes) {
-    all_bits_ |= host | device | bytes;
     totals_.bytes += bytes;
     if (totals_.pieces > 0) {
       CopyPiece& last = room_[totals_.pieces - 1];
@@ -24,16 +23,11 @@ class Writer {
     room_[totals_.pieces++] = {host, device, bytes};
     return true;
   }
-  [[nodiscard]] PieceTotals totals() const {
-    PieceTotals totals = totals_;
-    totals.aligned = all_bits_ % 16 == 0;
-    return totals;
-  }
+  [[nodiscard]] PieceTotals totals() const { return totals_; }
 
  private:
   std::span<CopyPiece> room_;
   PieceTotals totals_;
-  uint64_t all_bits_ = 0;
 };
 
 tl::unexpected<Error> bad(size_t segment, const std::string& what) {

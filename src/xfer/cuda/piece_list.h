@@ -1,4 +1,4 @@
-// The list of copies that a batch of segments comes to: what kernels and copy engines are given.
+// The list of copies that a batch of segments comes to: what the copy engine and the kernel are given.
 //
 // Plain arithmetic into memory of the caller; nothing allocates but a message. No thread.
 // Failure: list_pieces() refuses what lies outside of a layer, and a list that does not fit.
@@ -18,7 +18,6 @@ namespace kvpool {
 struct PieceTotals {
   uint32_t pieces = 0;
   uint64_t bytes = 0;
-  bool aligned = true;  // every address and length is a multiple of 16
 };
 
 // The pieces of all segments in their order, those that are neighbours on both sides joined. A page number

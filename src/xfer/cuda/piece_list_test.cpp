@@ -31,7 +31,6 @@ TEST(PieceList, HasAPieceForEachThatIsNotANeighbour) {
   ASSERT_TRUE(totals) << totals.error().message;
   EXPECT_EQ(totals->pieces, 4U);
   EXPECT_EQ(totals->bytes, 0xc0U);
-  EXPECT_TRUE(totals->aligned);
   EXPECT_TRUE(same(room[0], 0x1000, 0x10310, 0x20));
   EXPECT_TRUE(same(room[1], 0x1020, 0x10380, 0x40));
   EXPECT_TRUE(same(room[2], 0x1060, 0x10110, 0x20));
@@ -64,20 +63,6 @@ TEST(PieceList, PassesOverPagesThatAreNotThere) {
   EXPECT_EQ(totals->bytes, 0x200U);
   EXPECT_TRUE(same(room[0], 0x1100, 0x10200, 0x100));
   EXPECT_TRUE(same(room[1], 0x1300, 0x10300, 0x100));
-}
-
-TEST(PieceList, KnowsWhetherAllIsAligned) {
-  std::array<CopyPiece, 8> room;
-  const std::vector<int32_t> pages = {1};
-  const auto aligned = [&](uint64_t base, uint64_t bytes, uint64_t host) {
-    const std::vector<PagedLayer> layers = {plain(base, bytes, 2)};
-    const std::vector<PagedSegment> segments = {{at(host), 0, 0, 1}};
-    return list_pieces(layers, segments, pages, room)->aligned;
-  };
-  EXPECT_TRUE(aligned(0x10000, 0x100, 0x1000));
-  EXPECT_FALSE(aligned(0x10008, 0x100, 0x1000));
-  EXPECT_FALSE(aligned(0x10000, 0x101, 0x1000));
-  EXPECT_FALSE(aligned(0x10000, 0x100, 0x1001));
 }
 
 TEST(PieceList, RefusesWhatIsOutside) {

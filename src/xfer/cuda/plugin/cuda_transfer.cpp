@@ -8,9 +8,6 @@ namespace {
 cudaStream_t stream_of(ExternalStream stream) { return reinterpret_cast<cudaStream_t>(stream.handle); }
 
 Status check_options(const GpuOptions& options) {
-  if (options.blocks == 0 || options.blocks > 1024) {
-    return fail(Errc::invalid_argument, "blocks must be 1 to 1024");
-  }
   if (options.batches_max == 0 || options.batches_max > 1024) {
     return fail(Errc::invalid_argument, "batches_max must be 1 to 1024");
   }
@@ -23,7 +20,7 @@ Status check_options(const GpuOptions& options) {
   return {};
 }
 
-// Whether both ends of that memory are pinned host memory, which kernels reach by the same addresses.
+// Whether both ends of that memory are pinned host memory.
 bool is_pinned(std::span<std::byte> memory) {
   for (std::byte* const place : {memory.data(), memory.data() + memory.size() - 1}) {
     cudaPointerAttributes attributes{};
@@ -69,35 +66,29 @@ Status CudaTransfer::make() {
                                        std::to_string(devices) + " of this machine");
   }
   const DeviceGuard guard(options_.device);
-  const Result<bool> bulk = look_at_device();
-  if (!bulk) return tl::unexpected(bulk.error());
+  if (Status good = look_at_device(); !good) return good;
   for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
-    auto lane = Lane::open(options_, direction, *bulk, options_.wakes ? &wakeup_ : nullptr);
+    auto lane = Lane::open(options_, direction, wakeup_);
     if (!lane) return tl::unexpected(lane.error());
     lanes_[static_cast<size_t>(direction)] = std::move(*lane);
   }
   return {};
 }
 
-// Whether it has bulk copies.
-Result<bool> CudaTransfer::look_at_device() const {
+Status CudaTransfer::look_at_device() const {
   int same_address = 0;
-  int major = 0;
   cudaError_t error = cudaSetDevice(options_.device);  // makes the context where there is none
   if (error == cudaSuccess) {
     error =
         cudaDeviceGetAttribute(&same_address, cudaDevAttrCanUseHostPointerForRegisteredMem, options_.device);
   }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options_.device);
-  }
-  if (error == cudaSuccess && major >= 9) error = prepare_bulk();
+  if (error == cudaSuccess) error = prepare_copy();
   const std::string name = "GPU " + std::to_string(options_.device);
   if (error != cudaSuccess) return fail_cuda(error, name);
   if (same_address == 0) {
     return fail(Errc::unsupported, name + " reaches registered memory at other addresses than the CPU");
   }
-  return major >= 9;
+  return {};
 }
 
 CudaTransfer::~CudaTransfer() {

@@ -33,7 +33,7 @@ class CudaTransfer final : public GpuTransfer {
  private:
   explicit CudaTransfer(const GpuOptions& options) : options_(options) {}
   [[nodiscard]] Status make();
-  [[nodiscard]] Result<bool> look_at_device() const;
+  [[nodiscard]] Status look_at_device() const;
   [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
   [[nodiscard]] Status order_after(Lane& lane, ExternalStream stream);
   // Keeps the first error that stays.

@@ -97,6 +97,7 @@ __device__ void copy_step(const Copy& copy, uint64_t offset, uint32_t lane) {
   }
 }
 
+constexpr uint32_t copy_blocks = 16;  // leaves the other multiprocessors to an engine
 constexpr uint32_t copy_threads = 512;
 constexpr uint32_t copy_warps = copy_threads / lanes;
 constexpr uint32_t copy_tile_max = 64;
@@ -130,166 +131,21 @@ __global__ void __launch_bounds__(copy_threads, 1)
   }
 }
 
-constexpr uint32_t stages = 8;
-constexpr uint32_t stage_bytes = 16 * 1024;
-constexpr uint32_t loads_ahead = 4;  // of stages; the others are being written out
-constexpr uint32_t bulk_shared_bytes = stages * stage_bytes;
-constexpr uint32_t bulk_tile_max = lanes;
-
-__device__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ void wait_full(uint32_t barrier, uint32_t parity) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  }
-}
-
-// What one thread drives: bytes come into a stage by one bulk copy and leave it by another.
-class Pipeline {
- public:
-  struct Shared {
-    uint64_t full[stages];
-    uint64_t destination[stages];
-    uint32_t bytes[stages];
-  };
-
-  __device__ Pipeline(Shared& shared, unsigned char* memory)
-      : shared_(shared), memory_(shared_address(memory)) {}
-
-  __device__ void start() {
-    for (uint32_t i = 0; i < stages; ++i) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&shared_.full[i]))
-                   : "memory");
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  }
-
-  __device__ void push(uint64_t source, uint64_t destination, uint32_t bytes) {
-    const uint32_t stage = loaded_ % stages;
-    // Of the bulk stores at most so many have not read their stage yet; the one of this stage has.
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(stages - loads_ahead - 1) : "memory");
-    shared_.destination[stage] = destination;
-    shared_.bytes[stage] = bytes;
-    const uint32_t full = shared_address(&shared_.full[stage]);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "r"(bytes) : "memory");
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-            memory_ + stage * stage_bytes),
-        "l"(source), "r"(bytes), "r"(full)
-        : "memory");
-    ++loaded_;
-    if (loaded_ - stored_ > loads_ahead) store();
-  }
-
-  __device__ void finish() {
-    while (stored_ != loaded_) store();
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-  }
-
- private:
-  __device__ void store() {
-    const uint32_t stage = stored_ % stages;
-    wait_full(shared_address(&shared_.full[stage]), (stored_ / stages) & 1);
-    asm volatile(
-        "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(shared_.destination[stage]),
-        "r"(memory_ + stage * stage_bytes), "r"(shared_.bytes[stage])
-        : "memory");
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-    ++stored_;
-  }
-
-  Shared& shared_;
-  uint32_t memory_;
-  uint32_t loaded_ = 0;
-  uint32_t stored_ = 0;
-};
-
-// One warp a block: its lanes fetch the list, the first of them drives the copies.
-__global__ void __launch_bounds__(lanes, 1)
-    bulk_pieces(const CopyPiece* pieces, uint32_t count, uint32_t tile_pieces, bool to_device) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(128) unsigned char stage_memory[];
-  __shared__ Pipeline::Shared shared;
-  const uint32_t lane = threadIdx.x;
-  Pipeline pipeline(shared, stage_memory);
-  if (lane == 0) pipeline.start();
-  __syncwarp();
-  const uint32_t stride = gridDim.x * tile_pieces;
-  uint32_t first = blockIdx.x * tile_pieces;
-  Copy next = fetch(pieces, lane < tile_pieces ? first + lane : count, count, to_device);
-  for (; first < count; first += stride) {
-    const Copy mine = next;
-    next = fetch(pieces, lane < tile_pieces ? first + stride + lane : count, count, to_device);
-    for (uint32_t i = 0; i < tile_pieces; ++i) {
-      const uint64_t source = __shfl_sync(~0U, mine.source, i);
-      const uint64_t destination = __shfl_sync(~0U, mine.destination, i);
-      const uint64_t bytes = __shfl_sync(~0U, mine.bytes, i);
-      if (lane == 0) {
-        for (uint64_t offset = 0; offset < bytes; offset += stage_bytes) {
-          const uint64_t left = bytes - offset;
-          pipeline.push(source + offset, destination + offset,
-                        static_cast<uint32_t>(left < stage_bytes ? left : stage_bytes));
-        }
-      }
-      __syncwarp();
-    }
-  }
-  if (lane == 0) pipeline.finish();
-#else
-  (void)pieces, (void)count, (void)tile_pieces, (void)to_device;
-#endif
-}
-
-// Small enough that every block has work, large enough that fetching a tile costs little.
-uint32_t tile_of(const PieceLaunch& launch, uint32_t tile_max) {
-  return std::clamp((launch.count + launch.blocks - 1) / launch.blocks, 1U, tile_max);
-}
-
-using Kernel = void (*)(const CopyPiece*, uint32_t, uint32_t, bool);
-
-struct Shape {
-  Kernel kernel;
-  uint32_t threads;
-  uint32_t shared_bytes;
-  uint32_t tile_max;
-};
-
-cudaError_t launch_shape(const PieceLaunch& launch, const Shape& shape) {
-  const uint32_t tile_pieces = tile_of(launch, shape.tile_max);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(std::min(launch.blocks, (launch.count + tile_pieces - 1) / tile_pieces));
-  config.blockDim = dim3(shape.threads);
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = launch.stream;
-  return cudaLaunchKernelEx(&config, shape.kernel, launch.pieces, launch.count, tile_pieces,
-                            launch.to_device);
-}
-
 }  // namespace
 
+cudaError_t prepare_copy() {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, copy_pieces);
+}
+
 cudaError_t launch_copy(const PieceLaunch& launch) {
-  return launch_shape(launch, {copy_pieces, copy_threads, 0, copy_tile_max});
-}
-
-cudaError_t launch_bulk(const PieceLaunch& launch) {
-  return launch_shape(launch, {bulk_pieces, lanes, bulk_shared_bytes, bulk_tile_max});
-}
-
-cudaError_t prepare_bulk() {
-  return cudaFuncSetAttribute(bulk_pieces, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bulk_shared_bytes));
+  // Small enough that every block has work, large enough that fetching a tile costs little.
+  const uint32_t tile_pieces = std::clamp((launch.count + copy_blocks - 1) / copy_blocks, 1U, copy_tile_max);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(std::min(copy_blocks, (launch.count + tile_pieces - 1) / tile_pieces));
+  config.blockDim = dim3(copy_threads);
+  config.stream = launch.stream;
+  return cudaLaunchKernelEx(&config, copy_pieces, launch.pieces, launch.count, tile_pieces, launch.to_device);
 }
 
 }  // namespace kvpool

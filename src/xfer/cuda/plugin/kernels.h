@@ -1,7 +1,7 @@
-// The kernels that carry pieces between host memory and GPU memory, both of which they reach by address.
+// The kernel that carries pieces between a ring in GPU memory and pages. It goes by addresses alone.
 //
-// Thread: any, with the stream's device current. Failure: what the launch returned; what goes wrong in a
-// kernel shows at the stream's next event. A list of pieces stays as it is until the kernel has ended.
+// Thread: any, with the stream's device current. Failure: what CUDA returned; what goes wrong in the kernel
+// shows at the stream's next event. A list of pieces stays as it is until the kernel has ended.
 
 #pragma once
 
@@ -14,19 +14,16 @@
 namespace kvpool {
 
 struct PieceLaunch {
-  const CopyPiece* pieces = nullptr;  // pinned memory
+  const CopyPiece* pieces = nullptr;  // pinned memory; `host` is an address in the ring
   uint32_t count = 0;                 // above 0
-  bool to_device = true;              // host to device; else back
-  uint32_t blocks = 0;                // at most; above 0
+  bool to_device = true;              // ring to pages; else back
   cudaStream_t stream = nullptr;
 };
 
-// Threads load and store; any address and length.
+// Any address and length.
 [[nodiscard]] cudaError_t launch_copy(const PieceLaunch& launch);
 
-// Bulk copies through shared memory. REQUIRES: compute capability 9.0, prepare_bulk() was called, all
-// addresses and lengths are multiples of 16.
-[[nodiscard]] cudaError_t launch_bulk(const PieceLaunch& launch);
-[[nodiscard]] cudaError_t prepare_bulk();
+// CUDA would load the kernel at its first launch, and may wait for other work on the device then.
+[[nodiscard]] cudaError_t prepare_copy();
 
 }  // namespace kvpool

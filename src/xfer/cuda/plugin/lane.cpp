@@ -1,40 +1,34 @@
 #include "xfer/cuda/plugin/lane.h"
 
 #include "base/assert.h"
-#include "xfer/cuda/plugin/kernels.h"
 
 namespace kvpool {
 namespace {
+
+// The kernel gets pieces of at most so much, so that all blocks have work.
+constexpr uint64_t piece_bytes_max = 64 << 10;
 
 // On a thread of CUDA's, which must not call CUDA.
 void CUDART_CB wake(void* wakeup) { static_cast<Wakeup*>(wakeup)->notify(); }
 
 }  // namespace
 
-Result<std::unique_ptr<Lane>> Lane::open(const GpuOptions& options, GpuDirection direction, bool bulk,
-                                         Wakeup* wakeup) {
-  std::unique_ptr<Lane> lane(new Lane(options, direction, bulk, wakeup));
+Result<std::unique_ptr<Lane>> Lane::open(const GpuOptions& options, GpuDirection direction, Wakeup& wakeup) {
+  std::unique_ptr<Lane> lane(new Lane(options, direction, wakeup));
   if (Status made = lane->make(); !made) return tl::unexpected(made.error());
   return lane;
 }
 
 Status Lane::make() {
   Status made = make_stream(work_);
-  if (made && wakeup_ != nullptr) made = make_stream(notices_);
+  if (made) made = make_stream(notices_);
   for (Slot& slot : slots_) {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
     if (made) made = make_event(slot.after);
     if (made) made = make_event(slot.done);
     if (made) made = make_event(slot.joined);
   }
-  if (made && options_.method == GpuMethod::staged) {
-    made = staging_.open(options_.staging_bytes, options_.pieces_max, options_.blocks);
-  }
-  if (options_.method == GpuMethod::batched || options_.method == GpuMethod::automatic) {
-    destinations_.resize(options_.pieces_max);
-    sources_.resize(options_.pieces_max);
-    lengths_.resize(options_.pieces_max);
-  }
+  if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max);
   return made;
 }
 
@@ -48,20 +42,8 @@ std::span<CopyPiece> Lane::room() const {
   return {slots_[submitted_ % slots_.size()].pieces.get(), options_.pieces_max};
 }
 
-GpuMethod Lane::method_for(const PieceTotals& totals) const {
-  GpuMethod method = options_.method;
-  if (method == GpuMethod::automatic) {
-    const bool large = totals.pieces > 0 && totals.bytes / totals.pieces >= engine_piece_bytes_min;
-    method = large ? GpuMethod::batched : GpuMethod::kernel;
-  }
-  if (method == GpuMethod::bulk && (!bulk_ || !totals.aligned)) method = GpuMethod::kernel;
-  return method;
-}
-
-Status Lane::cut(PieceTotals& totals) {
-  method_ = method_for(totals);
-  if (method_ == GpuMethod::batched || method_ == GpuMethod::single) return {};
-  const std::optional<uint32_t> count = cut_pieces(room(), totals.pieces, kernel_piece_bytes_max);
+Status Lane::cut(PieceTotals& totals) const {
+  const std::optional<uint32_t> count = cut_pieces(room(), totals.pieces, piece_bytes_max);
   if (!count) {
     return fail(Errc::too_large, "a batch has at most " + std::to_string(options_.pieces_max) +
                                      " pieces, those above 64 KiB counted as several");
@@ -71,35 +53,32 @@ Status Lane::cut(PieceTotals& totals) {
 }
 
 cudaStream_t Lane::last() const {
-  const bool copies_end = options_.method == GpuMethod::staged && direction_ == GpuDirection::store;
-  return copies_end ? staging_.copies() : work_.get();
+  return direction_ == GpuDirection::store ? staging_.copies() : work_.get();
 }
 
 cudaError_t Lane::begin_after(cudaStream_t external) {
   const cudaEvent_t event = slot(submitted_).after.get();
   cudaError_t error = cudaEventRecord(event, external);
   if (error == cudaSuccess) error = cudaStreamWaitEvent(work_.get(), event, 0);
-  if (error == cudaSuccess && options_.method == GpuMethod::staged) {
-    error = cudaStreamWaitEvent(staging_.copies(), event, 0);
-  }
+  if (error == cudaSuccess) error = cudaStreamWaitEvent(staging_.copies(), event, 0);
   return error;
 }
 
 cudaError_t Lane::issue(const PieceTotals& totals) {
   Slot& now = slot(submitted_++);
-  cudaError_t error = totals.pieces == 0 ? cudaSuccess : move(now, totals);
+  const std::span<CopyPiece> pieces(now.pieces.get(), totals.pieces);
+  cudaError_t error = staging_.move(pieces, direction_ == GpuDirection::load, work_.get());
   now.failed = error != cudaSuccess;
   const cudaError_t joined = now.failed ? join(now) : cudaSuccess;
   const cudaError_t recorded = cudaEventRecord(now.done.get(), last());
   now.recorded = joined == cudaSuccess && recorded == cudaSuccess;
   if (error == cudaSuccess) error = recorded;
-  if (error == cudaSuccess && wakeup_ != nullptr) error = announce(now);
+  if (error == cudaSuccess) error = announce(now);
   return error;
 }
 
-// After a failure the two streams of `staged` may both have work of this batch.
+// After a failure both streams may have work of this batch.
 cudaError_t Lane::join(Slot& slot) {
-  if (options_.method != GpuMethod::staged) return cudaSuccess;
   const cudaStream_t other = last() == work_.get() ? staging_.copies() : work_.get();
   const cudaError_t error = cudaEventRecord(slot.joined.get(), other);
   return error == cudaSuccess ? cudaStreamWaitEvent(last(), slot.joined.get(), 0) : error;
@@ -108,65 +87,7 @@ cudaError_t Lane::join(Slot& slot) {
 // On a stream of its own, so that the next batch does not wait for the thread that tells.
 cudaError_t Lane::announce(Slot& slot) {
   const cudaError_t error = cudaStreamWaitEvent(notices_.get(), slot.done.get(), 0);
-  return error == cudaSuccess ? cudaLaunchHostFunc(notices_.get(), wake, wakeup_) : error;
-}
-
-cudaError_t Lane::move(Slot& slot, const PieceTotals& totals) {
-  const std::span<CopyPiece> pieces(slot.pieces.get(), totals.pieces);
-  const bool to_device = direction_ == GpuDirection::load;
-  const PieceLaunch launch{.pieces = pieces.data(),
-                           .count = totals.pieces,
-                           .to_device = to_device,
-                           .blocks = options_.blocks,
-                           .stream = work_.get()};
-  switch (method_) {
-    case GpuMethod::bulk:
-      return launch_bulk(launch);
-    case GpuMethod::staged:
-      return staging_.move(pieces, to_device, work_.get());
-    case GpuMethod::batched:
-      return copy_batched(pieces);
-    case GpuMethod::single:
-      return copy_singly(pieces);
-    default:
-      return launch_copy(launch);
-  }
-}
-
-cudaError_t Lane::copy_singly(std::span<const CopyPiece> pieces) {
-  for (const CopyPiece& piece : pieces) {
-    void* const host = reinterpret_cast<void*>(piece.host);
-    void* const device = reinterpret_cast<void*>(piece.device);
-    const cudaError_t error =
-        direction_ == GpuDirection::load
-            ? cudaMemcpyAsync(device, host, piece.bytes, cudaMemcpyHostToDevice, work_.get())
-            : cudaMemcpyAsync(host, device, piece.bytes, cudaMemcpyDeviceToHost, work_.get());
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
-}
-
-cudaError_t Lane::copy_batched(std::span<const CopyPiece> pieces) {
-  const bool to_device = direction_ == GpuDirection::load;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    void* const host = reinterpret_cast<void*>(pieces[i].host);
-    void* const device = reinterpret_cast<void*>(pieces[i].device);
-    destinations_[i] = to_device ? device : host;
-    sources_[i] = to_device ? host : device;
-    lengths_[i] = pieces[i].bytes;
-  }
-  cudaMemcpyAttributes attributes{};
-  attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
-  attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
-  size_t first = 0;
-#if CUDART_VERSION >= 13000
-  return cudaMemcpyBatchAsync(destinations_.data(), sources_.data(), lengths_.data(), pieces.size(),
-                              &attributes, &first, 1, work_.get());
-#else
-  size_t failed = 0;
-  return cudaMemcpyBatchAsync(destinations_.data(), const_cast<void**>(sources_.data()), lengths_.data(),
-                              pieces.size(), &attributes, &first, 1, &failed, work_.get());
-#endif
+  return error == cudaSuccess ? cudaLaunchHostFunc(notices_.get(), wake, &wakeup_) : error;
 }
 
 std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {

@@ -1,5 +1,5 @@
-// Lane: one direction of a GpuTransfer. It has a stream, a ring of batches under way, and for each of them a
-// list of pieces in pinned memory, which kernels read.
+// Lane: one direction of a GpuTransfer. It has a stream of copies and one of kernels, a ring of batches under
+// way, and for each of them a list of pieces in pinned memory, which the kernel reads.
 //
 // Thread: the transfer's owner; waking runs on a thread of CUDA's. Failure: issue() says what CUDA refused;
 // the batch then completes as failed, when what was put on streams before has ended. The destructor waits for
@@ -23,14 +23,9 @@ namespace kvpool {
 
 class Lane {
  public:
-  // Kernels get pieces of at most so much, so that all blocks have work.
-  static constexpr uint64_t kernel_piece_bytes_max = 64 << 10;
-  // From here on `automatic` takes the copy engine.
-  static constexpr uint64_t engine_piece_bytes_min = 2 << 20;
-
-  // bulk: the device has bulk copies. `wakeup` outlives the lane; null: nobody is woken.
+  // `wakeup` outlives the lane.
   [[nodiscard]] static Result<std::unique_ptr<Lane>> open(const GpuOptions& options, GpuDirection direction,
-                                                          bool bulk, Wakeup* wakeup);
+                                                          Wakeup& wakeup);
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
   ~Lane();
@@ -40,12 +35,12 @@ class Lane {
 
   // Where the next batch's pieces are listed. REQUIRES: not full().
   [[nodiscard]] std::span<CopyPiece> room() const;
-  // Cuts them as the method wants them. too_large: they do not fit.
-  [[nodiscard]] Status cut(PieceTotals& totals);
+  // Cuts them as the kernel wants them. too_large: they do not fit.
+  [[nodiscard]] Status cut(PieceTotals& totals) const;
   // The next batch begins after what is on that stream. What CUDA refuses is the caller's fault, unless the
   // context is broken.
   [[nodiscard]] cudaError_t begin_after(cudaStream_t external);
-  // Puts the pieces in room() on the stream, and takes the next number.
+  // Puts the pieces in room() on the streams, and takes the next number.
   // REQUIRES: not full(); cut(totals).
   [[nodiscard]] cudaError_t issue(const PieceTotals& totals);
   [[nodiscard]] uint64_t submitted() const { return submitted_; }
@@ -67,14 +62,10 @@ class Lane {
     bool recorded = false;
   };
 
-  Lane(const GpuOptions& options, GpuDirection direction, bool bulk, Wakeup* wakeup)
-      : options_(options), direction_(direction), bulk_(bulk), wakeup_(wakeup), slots_(options.batches_max) {}
+  Lane(const GpuOptions& options, GpuDirection direction, Wakeup& wakeup)
+      : options_(options), direction_(direction), wakeup_(wakeup), slots_(options.batches_max) {}
   [[nodiscard]] Status make();
   [[nodiscard]] Slot& slot(uint64_t number) { return slots_[number % slots_.size()]; }
-  [[nodiscard]] GpuMethod method_for(const PieceTotals& totals) const;
-  [[nodiscard]] cudaError_t move(Slot& slot, const PieceTotals& totals);
-  [[nodiscard]] cudaError_t copy_singly(std::span<const CopyPiece> pieces);
-  [[nodiscard]] cudaError_t copy_batched(std::span<const CopyPiece> pieces);
   [[nodiscard]] cudaError_t join(Slot& slot);
   [[nodiscard]] cudaError_t announce(Slot& slot);
   // Where a batch ends.
@@ -82,16 +73,11 @@ class Lane {
 
   GpuOptions options_;
   GpuDirection direction_;
-  bool bulk_;
-  Wakeup* wakeup_;
+  Wakeup& wakeup_;
   Stream work_;
   Stream notices_;
   Staging staging_;
   std::vector<Slot> slots_;
-  GpuMethod method_ = GpuMethod::kernel;  // of the batch that is being submitted
-  std::vector<void*> destinations_;       // of `batched`
-  std::vector<const void*> sources_;
-  std::vector<size_t> lengths_;
   uint64_t submitted_ = 0;
   uint64_t completed_ = 0;
 };

@@ -5,10 +5,9 @@
 
 namespace kvpool {
 
-Status Staging::open(uint64_t bytes, uint32_t pieces_max, uint32_t blocks) {
+Status Staging::open(uint64_t bytes, uint32_t pieces_max) {
   chunk_bytes_ = bytes / chunks;
   KVPOOL_ASSERT(chunk_bytes_ >= uint64_t{1} << 20);
-  blocks_ = blocks;
   runs_.reserve(pieces_max);
   Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
   if (made) made = make_stream(copies_);
@@ -57,7 +56,6 @@ cudaError_t Staging::move_chunk(std::span<const CopyPiece> pieces, bool to_devic
     return launch_copy({.pieces = pieces.data(),
                         .count = static_cast<uint32_t>(pieces.size()),
                         .to_device = to_device,
-                        .blocks = blocks_,
                         .stream = work});
   };
   cudaError_t error = chunk.used ? cudaStreamWaitEvent(fills, chunk.emptied.get(), 0) : cudaSuccess;

@@ -1,5 +1,5 @@
 // Staging: a ring of chunks in GPU memory between host memory and pages. The copy engine moves whole runs of
-// host memory, kernels scatter and gather; the two work on different chunks at the same time.
+// host memory, a kernel scatters and gathers; the two work on different chunks at the same time.
 //
 // Thread: its lane's. Failure: CUDA's code; what was put on streams before it runs on.
 
@@ -20,7 +20,7 @@ class Staging {
   static constexpr size_t chunks = 4;
 
   // REQUIRES: bytes is at least chunks * 1 MiB.
-  [[nodiscard]] Status open(uint64_t bytes, uint32_t pieces_max, uint32_t blocks);
+  [[nodiscard]] Status open(uint64_t bytes, uint32_t pieces_max);
 
   // Moves the pieces, `to_device` or back. Kernels run on `work`; for a load its end is theirs, for a store
   // the end is that of copies(). The pieces' host addresses are replaced by those in the ring. REQUIRES: each
@@ -47,7 +47,6 @@ class Staging {
                                        cudaStream_t work);
 
   uint64_t chunk_bytes_ = 0;
-  uint32_t blocks_ = 0;
   DeviceMemory memory_;
   std::array<Chunk, chunks> chunks_;
   size_t next_ = 0;

@@ -1,6 +1,6 @@
-// gpu_transfer_bench: how fast blocks come to and from the pages of a paged KV cache, by each method, against
-// the link, which is one large copy in the same minute. Progress on stderr; a table and JSON on stdout.
-// Exit status: 0; 1 on a failure; 77 without a GPU.
+// gpu_transfer_bench: how fast blocks come to and from the pages of a paged KV cache, against the link, which
+// is one large copy in the same minute, and against a copy command a piece. Progress on stderr; a table and
+// JSON on stdout. Exit status: 0; 1 on a failure; 77 without a GPU.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -17,7 +17,7 @@
 #include "xfer/cuda/plugin/bench/memory.h"
 #include "xfer/cuda/plugin/bench/runner.h"
 #include "xfer/cuda/plugin/bench/sharing.h"
-#include "xfer/cuda/plugin/bench/trial.h"
+#include "xfer/cuda/plugin/bench/single_copies.h"
 #include "xfer/cuda/plugin/bench/workload.h"
 #include "xfer/cuda/plugin/cuda_plugin_impl.h"
 
@@ -33,15 +33,12 @@ struct Settings {
   int repeats = 5;
   double seconds = 170;  // for the large transfers
   std::string json_file;
-  std::vector<std::string> methods = {"kernel", "bulk", "staged", "batched", "single"};
 };
 
 struct Variant {
   std::string name;
-  GpuMethod method = GpuMethod::kernel;
-  uint32_t blocks = 16;
-  bool sleeps = true;
-  size_t part = 1;  // moves so many times fewer bytes, because it is slow
+  size_t part = 1;      // moves so many times fewer bytes, because it is slow
+  bool shares = false;  // is measured beside other work
   std::unique_ptr<GpuTransfer> transfer;
 };
 
@@ -69,25 +66,6 @@ double median(std::vector<double> values) {
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-std::vector<Variant> all_variants() {
-  std::vector<Variant> variants;
-  const auto add = [&](const std::string& name, GpuMethod method, uint32_t blocks) -> Variant& {
-    variants.push_back({.name = name, .method = method, .blocks = blocks, .transfer = nullptr});
-    return variants.back();
-  };
-  for (const uint32_t blocks : {4, 8, 16, 32, 64}) {
-    add("kernel/" + std::to_string(blocks), GpuMethod::kernel, blocks);
-  }
-  add("kernel/16spin", GpuMethod::kernel, 16).sleeps = false;
-  for (const uint32_t blocks : {2, 4, 8, 16, 32}) {
-    add("bulk/" + std::to_string(blocks), GpuMethod::bulk, blocks);
-  }
-  add("staged", GpuMethod::staged, 16);
-  add("batched", GpuMethod::batched, 16);
-  add("single", GpuMethod::single, 16).part = 4;
-  return variants;
-}
-
 class Bench {
  public:
   explicit Bench(Settings settings) : settings_(std::move(settings)) {}
@@ -108,53 +86,35 @@ class Bench {
   }
 
   [[nodiscard]] Status open() {
-    choose_variants();
-    if (variants_.empty()) return fail(Errc::unsupported, "no method works here");
+    Status good = open_variants();
+    if (!good) return good;
     const uint64_t bytes = settings_.gib << 30;
     say("host memory, 2 x " + std::to_string(settings_.gib) + " GiB");
-    Status good = from_.open(bytes, 1);
+    good = from_.open(bytes, 1);
     if (good) good = to_.open(bytes, 2);
-    if (!good) return good;
-    auto registrar = cuda_plugin().open({.device = settings_.device, .pieces_max = 64});
-    if (!registrar) return tl::unexpected(registrar.error());
-    registrar_ = std::move(*registrar);
     const auto before = Clock::now();
-    good = registrar_->register_host(from_.bytes());
-    if (good) good = registrar_->register_host(to_.bytes());
+    if (good) good = variants_[0].transfer->register_host(from_.bytes());
+    if (good) good = variants_[0].transfer->register_host(to_.bytes());
     result_["register_seconds"] = since(before);
     result_["host_huge_bytes"] = HostMemory::huge_bytes();
     if (good) good = make_device_memory(block_, Workload::block_bytes(bytes));
     if (good) good = link_.open();
     if (good) good = sharing_.open(settings_.device);
-    for (Variant& variant : variants_) {
-      if (good) good = open(variant);
-    }
     return good ? fill_block() : good;
   }
 
-  void choose_variants() {
-    for (const GpuMethod method :
-         {GpuMethod::kernel, GpuMethod::bulk, GpuMethod::staged, GpuMethod::batched, GpuMethod::single}) {
-      const std::string name(to_string(method));
-      const bool wanted = std::ranges::find(settings_.methods, name) != settings_.methods.end();
-      const bool works = wanted && method_works(method, settings_.device);
-      say("method " + name + (works ? " works" : wanted ? " does not work here" : " left out"));
-      result_["methods"][name] = works;
+  // The first one registers memory for both.
+  [[nodiscard]] Status open_variants() {
+    auto staged = cuda_plugin().open({.device = settings_.device});
+    if (!staged) return tl::unexpected(staged.error());
+    variants_.push_back({.name = "staged", .shares = true, .transfer = std::move(*staged)});
+    if (const cudaError_t error = cudaSetDevice(settings_.device); error != cudaSuccess) {
+      return fail_cuda(error, "GPU " + std::to_string(settings_.device));
     }
-    for (Variant& variant : all_variants()) {
-      if (result_["methods"][std::string(to_string(variant.method))]) variants_.push_back(std::move(variant));
-    }
-  }
-
-  [[nodiscard]] Status open(Variant& variant) {
-    auto opened = cuda_plugin().open({.device = settings_.device,
-                                      .method = variant.method,
-                                      .blocks = variant.blocks,
-                                      .wakes = variant.sleeps});
-    if (!opened) return tl::unexpected(opened.error());
-    variant.transfer = std::move(*opened);
-    Status good = variant.transfer->register_host(from_.bytes());
-    return good ? variant.transfer->register_host(to_.bytes()) : good;
+    auto single = SingleCopies::open();
+    if (!single) return tl::unexpected(single.error());
+    variants_.push_back({.name = "single", .part = 4, .transfer = std::move(*single)});
+    return {};
   }
 
   // Both halves of the block, so that every page has bytes of its own.
@@ -226,10 +186,9 @@ class Bench {
   [[nodiscard]] static Status measure_once(const Variant& variant, const Workload& workload, const Way& way,
                                            double link, Series& series) {
     const size_t batches = workload.batches(GpuDirection::load).size();
-    const auto times = run_workload(*variant.transfer, workload,
-                                    {.directions = way.directions,
-                                     .batches_max = std::max<size_t>(batches / variant.part, 1),
-                                     .sleeps = variant.sleeps});
+    const auto times = run_workload(
+        *variant.transfer, workload,
+        {.directions = way.directions, .batches_max = std::max<size_t>(batches / variant.part, 1)});
     if (!times) return fail(times.error().code, variant.name + ": " + times.error().message);
     const auto bytes = static_cast<double>(times->bytes);
     series.gbps.push_back(bytes / times->seconds * 1e-9);
@@ -244,23 +203,18 @@ class Bench {
     json& entry = result_["large"][shape + " " + way];
     entry["link_gbps"] = median(links);
     entry["link_gbps_all"] = links;
-    std::string best;
-    double best_ratio = 0;
+    char line[160];
+    (void)std::snprintf(line, sizeof line, "%s %s: link %.1f GB/s, staged %.3f of it, single %.3f, %zu rounds",
+                        shape.c_str(), way.c_str(), median(links), median(series.at("staged").ratio),
+                        median(series.at("single").ratio), links.size());
+    say(line);
     for (const auto& [name, of] : series) {
       entry["variants"][name] = {{"gbps", median(of.gbps)},
                                  {"ratio", median(of.ratio)},
                                  {"ratio_all", of.ratio},
                                  {"cpu_ms_per_gb", median(of.cpu_ms_per_gb)},
                                  {"submit_us_per_batch", median(of.submit_us)}};
-      if (median(of.ratio) > best_ratio) {
-        best_ratio = median(of.ratio);
-        best = name;
-      }
     }
-    char line[160];
-    (void)std::snprintf(line, sizeof line, "%s %s: link %.1f GB/s, best %s at %.3f of it, %zu rounds",
-                        shape.c_str(), way.c_str(), median(links), best.c_str(), best_ratio, links.size());
-    say(line);
   }
 
   [[nodiscard]] Status measure_small() {
@@ -295,7 +249,7 @@ class Bench {
       json& entry = result_["sharing"][to_string(work)];
       entry["alone_ms"] = median(alone);
       for (const Variant& variant : variants_) {
-        if (variant.part > 1 || !variant.sleeps) continue;
+        if (!variant.shares) continue;
         if (Status good = share(work, variant, workload, median(alone), entry); !good) return good;
       }
     }
@@ -403,10 +357,7 @@ class Bench {
   }
 
   // Before the memory that they have registered.
-  void close() {
-    for (Variant& variant : variants_) variant.transfer.reset();
-    registrar_.reset();
-  }
+  void close() { variants_.clear(); }
 
   Settings settings_;
   Clock::time_point start_ = Clock::now();
@@ -415,7 +366,6 @@ class Bench {
   DeviceMemory block_;
   Link link_;
   Sharing sharing_;
-  std::unique_ptr<GpuTransfer> registrar_;
   std::vector<Variant> variants_;
   json result_;
 };
@@ -431,7 +381,6 @@ int main(int argc, char** argv) {
   app.add_option("--repeats", settings.repeats, "rounds of each measurement");
   app.add_option("--seconds", settings.seconds, "for the large transfers; fewer rounds where it is short");
   app.add_option("--json", settings.json_file, "write JSON there and not on stdout");
-  app.add_option("--methods", settings.methods, "kernel bulk staged batched single");
   CLI11_PARSE(app, argc, argv);
   const kvpool::Status done = kvpool::Bench(settings).run();
   if (done) return 0;

@@ -132,9 +132,8 @@ class Run {
     std::array<GpuCompletion, 64> taken;
     size_t count = transfer_.poll(taken);
     while (count == 0) {
-      if (options_.sleeps) transfer_.prepare_wait();
+      transfer_.prepare_wait();
       count = transfer_.poll(taken);
-      if (!options_.sleeps) continue;
       if (count == 0) {
         pollfd descriptor{.fd = transfer_.event_fd(), .events = POLLIN, .revents = 0};
         (void)::poll(&descriptor, 1, GpuTransfer::look_ms_max);

@@ -25,7 +25,6 @@ struct RunTimes {
 struct RunOptions {
   Directions directions;
   size_t batches_max = SIZE_MAX;  // of each direction
-  bool sleeps = true;             // else it looks without pause
   bool checks = true;             // pages chosen at random, poisoned before and compared after
 };
 

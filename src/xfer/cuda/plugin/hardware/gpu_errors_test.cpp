@@ -64,7 +64,6 @@ TEST_F(GpuErrors, MemoryThatIsNotTheGpusIsNoCache) {
 TEST_F(GpuErrors, OptionsAndDevicesThatAreNotThereAreRefused) {
   EXPECT_EQ(CudaTransfer::open({.device = 99}).error().code, Errc::unsupported);
   EXPECT_EQ(CudaTransfer::open({.device = -1}).error().code, Errc::unsupported);
-  EXPECT_EQ(CudaTransfer::open({.blocks = 0}).error().code, Errc::invalid_argument);
   EXPECT_EQ(CudaTransfer::open({.batches_max = 0}).error().code, Errc::invalid_argument);
   EXPECT_EQ(CudaTransfer::open({.pieces_max = 0}).error().code, Errc::invalid_argument);
   EXPECT_EQ(CudaTransfer::open({.staging_bytes = 1}).error().code, Errc::invalid_argument);

@@ -44,7 +44,7 @@ void PagedCache::make_layers(Oddness oddness) {
     uint64_t offset = random_.below(3) * unit;
     const uint64_t pieces = random_.between(1, 4);
     for (uint64_t piece = 0; piece < pieces; ++piece) {
-      // Small, one kernel step and a little, several steps, more than a piece of a kernel.
+      // Small, one kernel step and a little, several steps, more than a piece of the kernel.
       constexpr std::array<uint64_t, 4> bytes_max = {64, 5000, 20000, 100000};
       const uint64_t length = random_.between(1, bytes_max[random_.below(4)] / unit) * unit;
       layer.pieces.push_back({offset, length});

@@ -17,14 +17,14 @@ constexpr uint32_t pages = 64;
 constexpr uint64_t cache_bytes = page_bytes * pages;
 constexpr uint64_t slow_ms = 100;
 
-class GpuOrder : public testing::TestWithParam<GpuMethod> {
+class GpuOrder : public testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(make_device_memory(cache_, cache_bytes));
     ASSERT_TRUE(make_device_memory(aside_, cache_bytes));
     ASSERT_TRUE(make_pinned(host_, cache_bytes));
     external_ = make_external();
-    auto opened = CudaTransfer::open({.method = GetParam(), .batches_max = 2, .staging_bytes = 4 << 20});
+    auto opened = CudaTransfer::open({.batches_max = 2, .staging_bytes = 4 << 20});
     ASSERT_TRUE(opened) << opened.error().message;
     transfer_ = std::move(*opened);
     ASSERT_TRUE(transfer_->register_host({host_.get(), cache_bytes}));
@@ -79,12 +79,7 @@ class GpuOrder : public testing::TestWithParam<GpuMethod> {
   std::unique_ptr<GpuTransfer> transfer_;  // closed first
 };
 
-INSTANTIATE_TEST_SUITE_P(Methods, GpuOrder,
-                         testing::Values(GpuMethod::kernel, GpuMethod::bulk, GpuMethod::staged,
-                                         GpuMethod::batched, GpuMethod::single),
-                         [](const auto& method) { return std::string(to_string(method.param)); });
-
-TEST_P(GpuOrder, AStoreSeesWhatAnExternalStreamWritesBefore) {
+TEST_F(GpuOrder, AStoreSeesWhatAnExternalStreamWritesBefore) {
   ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x5a, slow_ms, external_.get()));
   const auto start = Clock::now();
   ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
@@ -94,7 +89,7 @@ TEST_P(GpuOrder, AStoreSeesWhatAnExternalStreamWritesBefore) {
   expect_all(host_.get(), 0x5a);
 }
 
-TEST_P(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
+TEST_F(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
   ASSERT_CUDA(cudaMemset(cache_.get(), 0x11, cache_bytes));
   ASSERT_CUDA(cudaDeviceSynchronize());
   std::memset(host_.get(), 0x22, cache_bytes);
@@ -107,7 +102,7 @@ TEST_P(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
   expect_device(cache_, 0x22);
 }
 
-TEST_P(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
+TEST_F(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
   std::memset(host_.get(), 0x33, cache_bytes);
   const Stream gate = make_external();
   ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
@@ -124,7 +119,7 @@ TEST_P(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
   EXPECT_TRUE(transfer_->hold_back(external(), *ticket));
 }
 
-TEST_P(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
+TEST_F(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
   ASSERT_CUDA(cudaMemset(cache_.get(), 0x44, cache_bytes));
   ASSERT_CUDA(cudaDeviceSynchronize());
   const Stream gate = make_external();
@@ -139,7 +134,7 @@ TEST_P(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
   expect_all(host_.get(), 0x44);
 }
 
-TEST_P(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
+TEST_F(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
   ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x66, 3 * slow_ms, external_.get()));
   const auto start = Clock::now();
   ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
@@ -159,7 +154,7 @@ TEST_P(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
   expect_completions(*transfer_, 1);
 }
 
-TEST_P(GpuOrder, ASleeperIsWoken) {
+TEST_F(GpuOrder, ASleeperIsWoken) {
   ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x77, slow_ms, external_.get()));
   ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
   transfer_->prepare_wait();
@@ -172,7 +167,7 @@ TEST_P(GpuOrder, ASleeperIsWoken) {
   EXPECT_EQ(::poll(&descriptor, 1, 0), 0) << "it was emptied";
 }
 
-TEST_P(GpuOrder, ClosingWaitsForWhatIsUnderWay) {
+TEST_F(GpuOrder, ClosingWaitsForWhatIsUnderWay) {
   ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x78, slow_ms, external_.get()));
   ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::store)));
   transfer_.reset();

@@ -7,27 +7,14 @@
 namespace kvpool {
 namespace {
 
-class GpuPages : public testing::TestWithParam<GpuMethod> {
- protected:
-  [[nodiscard]] static GpuOptions options() {
-    return {.method = GetParam(), .blocks = 7, .batches_max = 8, .staging_bytes = 4 << 20};
-  }
-};
-
-std::string name_of(const testing::TestParamInfo<GpuMethod>& method) {
-  return std::string(to_string(method.param));
-}
-
-INSTANTIATE_TEST_SUITE_P(Methods, GpuPages,
-                         testing::Values(GpuMethod::automatic, GpuMethod::kernel, GpuMethod::bulk,
-                                         GpuMethod::staged, GpuMethod::batched, GpuMethod::single),
-                         name_of);
+// A ring of few chunks, so that batches go round it.
+GpuOptions options() { return {.batches_max = 8, .staging_bytes = 4 << 20}; }
 
 // One batch at a time, of one direction.
-void carry(const GpuOptions& options, uint64_t seed, Oddness oddness) {
+void carry(uint64_t seed, Oddness oddness) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   PagedCache cache(seed, oddness);
-  const auto transfer = open_transfer(options, cache);
+  const auto transfer = open_transfer(options(), cache);
   ASSERT_NE(transfer, nullptr);
   Prng random(seed);
   for (int i = 0; i < 6; ++i) {
@@ -41,15 +28,15 @@ void carry(const GpuOptions& options, uint64_t seed, Oddness oddness) {
   cache.expect_same();
 }
 
-TEST_P(GpuPages, OfAlignedLayoutsArriveWhole) {
-  for (uint64_t seed = 1; seed <= 8; ++seed) carry(options(), seed, Oddness::aligned);
+TEST(GpuPages, OfAlignedLayoutsArriveWhole) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) carry(seed, Oddness::aligned);
 }
 
-TEST_P(GpuPages, OfOddLayoutsArriveWhole) {
-  for (uint64_t seed = 100; seed < 112; ++seed) carry(options(), seed, Oddness::odd);
+TEST(GpuPages, OfOddLayoutsArriveWhole) {
+  for (uint64_t seed = 100; seed < 112; ++seed) carry(seed, Oddness::odd);
 }
 
-TEST_P(GpuPages, GoBothWaysAtOnceInManyBatches) {
+TEST(GpuPages, GoBothWaysAtOnceInManyBatches) {
   for (const Oddness oddness : {Oddness::aligned, Oddness::odd}) {
     PagedCache cache(7, oddness);
     const auto transfer = open_transfer(options(), cache);
@@ -72,7 +59,7 @@ TEST_P(GpuPages, GoBothWaysAtOnceInManyBatches) {
 }
 
 // Whole large segments, as an engine's: pages of 64 KiB, next to each other and not.
-TEST_P(GpuPages, OfAnEnginesSizeArriveWhole) {
+TEST(GpuPages, OfAnEnginesSizeArriveWhole) {
   constexpr uint64_t page_bytes = 64 << 10;
   constexpr uint32_t pages = 256;
   DeviceMemory device;
