@@ -85,7 +85,8 @@ class GpuTransfer {
   [[nodiscard]] virtual Result<GpuTicket> submit(const PagedBatch& batch) = 0;
   // What has completed, in the order of the tickets of each direction.
   [[nodiscard]] virtual size_t poll(std::span<GpuCompletion> out) = 0;
-  // What is put on `stream` from now on begins after that batch.
+  // What is put on `stream` from now on begins after that batch. Refused after an error of CUDA (io_error):
+  // then only its completion says that a batch has ended.
   [[nodiscard]] virtual Status hold_back(ExternalStream stream, GpuTicket ticket) = 0;
 
   // Readable when poll() may find a completion, between prepare_wait() and done_wait(). After an error CUDA

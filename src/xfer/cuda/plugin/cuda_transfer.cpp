@@ -151,13 +151,15 @@ Status CudaTransfer::order_after(Lane& lane, ExternalStream stream) {
     return fail(Errc::invalid_argument, "a batch cannot wait for a stream that captures a graph");
   }
   if (error == cudaSuccess) error = lane.begin_after(stream_of(stream));
-  if (error == cudaSuccess) return {};
-  (void)cudaGetLastError();
-  if (const cudaError_t stays = lane.look(); stays != cudaSuccess) {
-    break_down(stays, "waiting for a stream");
-    return fail(Errc::io_error, failure_);
-  }
-  return fail(Errc::invalid_argument, cuda_words(error, "waiting for a stream"));
+  return error == cudaSuccess ? Status{} : refuse(lane, error, "waiting for a stream");
+}
+
+Status CudaTransfer::refuse(const Lane& lane, cudaError_t error, const char* what) {
+  const std::string words = cuda_words(error, what);
+  const cudaError_t stays = lane.look();
+  if (stays == cudaSuccess || stays == cudaErrorNotReady) return fail(Errc::invalid_argument, words);
+  break_down(stays, what);
+  return fail(Errc::io_error, failure_);
 }
 
 Result<GpuTicket> CudaTransfer::submit(const PagedBatch& batch) {
@@ -198,17 +200,12 @@ size_t CudaTransfer::poll(std::span<GpuCompletion> out) {
 }
 
 Status CudaTransfer::hold_back(ExternalStream stream, GpuTicket ticket) {
+  if (!failure_.empty()) return fail(Errc::io_error, failure_);
   Lane& of = lane(ticket.direction);
   if (ticket.number >= of.submitted()) return fail(Errc::invalid_argument, "no such batch");
   const DeviceGuard guard(options_.device);
   const cudaError_t error = of.hold_back(stream_of(stream), ticket.number);
-  if (error == cudaSuccess) return {};
-  const std::string words = cuda_words(error, "holding a stream back");
-  if (const cudaError_t stays = of.look(); stays != cudaSuccess) {
-    break_down(stays, "holding a stream back");
-    return fail(Errc::io_error, failure_);
-  }
-  return fail(Errc::invalid_argument, words);
+  return error == cudaSuccess ? Status{} : refuse(of, error, "holding a stream back");
 }
 
 }  // namespace kvpool

@@ -36,6 +36,8 @@ class CudaTransfer final : public GpuTransfer {
   [[nodiscard]] Status look_at_device() const;
   [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
   [[nodiscard]] Status order_after(Lane& lane, ExternalStream stream);
+  // Of a stream of the caller's: the caller's fault, unless the context is broken.
+  [[nodiscard]] Status refuse(const Lane& lane, cudaError_t error, const char* what);
   // Keeps the first error that stays.
   void break_down(cudaError_t error, const char* what);
   [[nodiscard]] Lane& lane(GpuDirection direction) const { return *lanes_[static_cast<size_t>(direction)]; }

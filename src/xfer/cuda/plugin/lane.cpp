@@ -26,7 +26,6 @@ Status Lane::make() {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
     if (made) made = make_event(slot.after);
     if (made) made = make_event(slot.done);
-    if (made) made = make_event(slot.joined);
   }
   if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max);
   return made;
@@ -68,20 +67,9 @@ cudaError_t Lane::issue(const PieceTotals& totals) {
   Slot& now = slot(submitted_++);
   const std::span<CopyPiece> pieces(now.pieces.get(), totals.pieces);
   cudaError_t error = staging_.move(pieces, direction_ == GpuDirection::load, work_.get());
-  now.failed = error != cudaSuccess;
-  const cudaError_t joined = now.failed ? join(now) : cudaSuccess;
-  const cudaError_t recorded = cudaEventRecord(now.done.get(), last());
-  now.recorded = joined == cudaSuccess && recorded == cudaSuccess;
-  if (error == cudaSuccess) error = recorded;
-  if (error == cudaSuccess) error = announce(now);
-  return error;
-}
-
-// After a failure both streams may have work of this batch.
-cudaError_t Lane::join(Slot& slot) {
-  const cudaStream_t other = last() == work_.get() ? staging_.copies() : work_.get();
-  const cudaError_t error = cudaEventRecord(slot.joined.get(), other);
-  return error == cudaSuccess ? cudaStreamWaitEvent(last(), slot.joined.get(), 0) : error;
+  if (error == cudaSuccess) error = cudaEventRecord(now.done.get(), last());
+  now.whole = error == cudaSuccess;
+  return now.whole ? announce(now) : error;
 }
 
 // On a stream of its own, so that the next batch does not wait for the thread that tells.
@@ -93,27 +81,33 @@ cudaError_t Lane::announce(Slot& slot) {
 std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {
   if (idle()) return {};
   const Slot& oldest = slot(completed_);
-  cudaError_t ended = oldest.recorded ? cudaEventQuery(oldest.done.get()) : cudaSuccess;
+  // What was put on streams in part has no event behind it, but it is the last that was put there.
+  const cudaError_t ended = oldest.whole ? cudaEventQuery(oldest.done.get()) : look();
   if (ended == cudaErrorNotReady) {
     (void)cudaGetLastError();
     return {};
   }
   if (ended != cudaSuccess) broken = ended;
-  const bool good = ended == cudaSuccess && oldest.recorded && !oldest.failed;
+  const bool good = ended == cudaSuccess && oldest.whole;
   return GpuCompletion{.ticket = {direction_, completed_++}, .code = good ? Errc::ok : Errc::io_error};
 }
 
 cudaError_t Lane::hold_back(cudaStream_t external, uint64_t number) {
   KVPOOL_ASSERT(number < submitted_);
-  if (number < completed_ || !slot(number).recorded) return cudaSuccess;
-  return cudaStreamWaitEvent(external, slot(number).done.get(), 0);
+  return number < completed_ ? cudaSuccess : cudaStreamWaitEvent(external, slot(number).done.get(), 0);
 }
 
 cudaError_t Lane::look() const {
-  const cudaError_t error = cudaStreamQuery(work_.get());
-  if (error == cudaSuccess) return error;
-  (void)cudaGetLastError();
-  return error == cudaErrorNotReady ? cudaSuccess : error;
+  cudaError_t all = cudaSuccess;
+  for (const cudaStream_t stream : {work_.get(), staging_.copies(), notices_.get()}) {
+    if (stream == nullptr) continue;  // CUDA would take it for the default stream
+    const cudaError_t error = cudaStreamQuery(stream);
+    if (error == cudaSuccess) continue;
+    (void)cudaGetLastError();
+    if (error != cudaErrorNotReady) return error;
+    all = error;
+  }
+  return all;
 }
 
 }  // namespace kvpool

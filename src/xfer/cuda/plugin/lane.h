@@ -2,8 +2,8 @@
 // way, and for each of them a list of pieces in pinned memory, which the kernel reads.
 //
 // Thread: the transfer's owner; waking runs on a thread of CUDA's. Failure: issue() says what CUDA refused;
-// the batch then completes as failed, when what was put on streams before has ended. The destructor waits for
-// all.
+// nothing may be issued after that. The batch completes as failed, when what was put on streams has ended.
+// The destructor waits for all.
 
 #pragma once
 
@@ -41,15 +41,16 @@ class Lane {
   // context is broken.
   [[nodiscard]] cudaError_t begin_after(cudaStream_t external);
   // Puts the pieces in room() on the streams, and takes the next number.
-  // REQUIRES: not full(); cut(totals).
+  // REQUIRES: not full(); cut(totals); no issue() before has failed.
   [[nodiscard]] cudaError_t issue(const PieceTotals& totals);
   [[nodiscard]] uint64_t submitted() const { return submitted_; }
 
   // The oldest batch, if it has ended. `broken`: CUDA's error, if it is one that stays.
   [[nodiscard]] std::optional<GpuCompletion> take(cudaError_t& broken);
-  // REQUIRES: that batch was issued.
+  // REQUIRES: that batch was issued, and no issue() has failed.
   [[nodiscard]] cudaError_t hold_back(cudaStream_t external, uint64_t number);
-  // What CUDA says of the stream, apart from that it is at work.
+  // cudaSuccess: nothing is under way; cudaErrorNotReady: something is; else the error that broke the
+  // context.
   [[nodiscard]] cudaError_t look() const;
 
  private:
@@ -57,16 +58,13 @@ class Lane {
     Pinned<CopyPiece> pieces;
     Event after;
     Event done;
-    Event joined;
-    bool failed = false;
-    bool recorded = false;
+    bool whole = false;  // all of it was put on streams, and `done` after it
   };
 
   Lane(const GpuOptions& options, GpuDirection direction, Wakeup& wakeup)
       : options_(options), direction_(direction), wakeup_(wakeup), slots_(options.batches_max) {}
   [[nodiscard]] Status make();
   [[nodiscard]] Slot& slot(uint64_t number) { return slots_[number % slots_.size()]; }
-  [[nodiscard]] cudaError_t join(Slot& slot);
   [[nodiscard]] cudaError_t announce(Slot& slot);
   // Where a batch ends.
   [[nodiscard]] cudaStream_t last() const;

@@ -1,3 +1,5 @@
+#include <poll.h>
+
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -129,11 +131,17 @@ int broken_context() {
   PagedBatch after = batch.view(GpuDirection::load);
   after.after = ExternalStream{reinterpret_cast<uintptr_t>(external.get())};
   size_t wanted = transfer->submit(after) ? 2 : 1;
+  // As a sleeper, which CUDA may not wake any more.
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   Errc last = Errc::ok;
   while (wanted > 0) {
     std::array<GpuCompletion, 4> taken;
-    const size_t count = transfer->poll(taken);
+    transfer->prepare_wait();
+    size_t count = transfer->poll(taken);
+    pollfd descriptor{.fd = transfer->event_fd(), .events = POLLIN, .revents = 0};
+    if (count == 0) (void)::poll(&descriptor, 1, GpuTransfer::look_ms_max);
+    transfer->done_wait();
+    if (count == 0) count = transfer->poll(taken);
     if (count > 0) last = taken[count - 1].code;
     wanted -= count;
     if (std::chrono::steady_clock::now() > limit) return 3;
