@@ -6,12 +6,16 @@
 // The copy engine moves whole runs of host memory to and from a ring in GPU memory; a kernel of a few blocks
 // carries the pieces between the ring and the pages.
 //
-// Thread: one owner thread at a time; no call blocks but open, register_host() and the destructor, which
-// waits for the batches under way. Nothing is allocated after open() and set_layers(), but for messages of
-// errors. The caller's current CUDA device and capture mode are as before after each call.
+// Thread: one owner thread at a time; no call blocks but open, register_host() and the destructor. Nothing is
+// allocated after open() and set_layers(), but for messages of errors. The caller's current CUDA device and
+// capture mode are as before after each call.
 //
 // Memory: from submit() to its completion a batch has the bytes of its segments and pages; the arrays that
-// describe it are read during submit() alone.
+// describe it are read during submit() alone. The destructor waits for the batches under way, but at most
+// close_wait_ms_max: one that waits for a stream may never begin. After that it says so in the log, and
+// leaves streams, ring and registered memory as they are; the bytes of those batches are then not the
+// caller's again. Giving memory back, CUDA itself waits for whatever else runs on the device; that has no
+// limit here.
 //
 // Failure: submit() refuses what is wrong (invalid_argument, too_large) and a full queue (busy, try again
 // after a completion); nothing was done then. An accepted batch completes exactly once. After an error of
@@ -42,6 +46,7 @@ struct GpuOptions {
   uint32_t batches_max = 8;              // under way, each direction
   uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
   uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction
+  uint32_t close_wait_ms_max = 10'000;   // the destructor, for batches under way
 };
 
 // A stream of the caller's, a cudaStream_t as a number. It belongs to the same device and captures no graph.

@@ -1,5 +1,9 @@
 #include "xfer/cuda/plugin/cuda_transfer.h"
 
+#include <chrono>
+#include <thread>
+
+#include "base/log.h"
 #include "xfer/cuda/plugin/kernels.h"
 
 namespace kvpool {
@@ -68,7 +72,7 @@ Status CudaTransfer::make() {
   const DeviceGuard guard(options_.device);
   if (Status good = look_at_device(); !good) return good;
   for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
-    auto lane = Lane::open(options_, direction, wakeup_);
+    auto lane = Lane::open(options_, direction, *wakeup_);
     if (!lane) return tl::unexpected(lane.error());
     lanes_[static_cast<size_t>(direction)] = std::move(*lane);
   }
@@ -93,9 +97,41 @@ Status CudaTransfer::look_at_device() const {
 
 CudaTransfer::~CudaTransfer() {
   const DeviceGuard guard(options_.device);
+  const cudaError_t ended = drain();
+  if (ended == cudaErrorNotReady) {
+    leave_behind();
+    return;
+  }
+  // Of a broken context CUDA does not say whether its thread is still in the function that wakes.
+  if (ended != cudaSuccess) (void)wakeup_.release();
   for (std::unique_ptr<Lane>& lane : lanes_) lane.reset();
   for (std::byte* const memory : registered_) (void)cudaHostUnregister(memory);
   (void)cudaGetLastError();
+}
+
+cudaError_t CudaTransfer::drain() const {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::milliseconds(options_.close_wait_ms_max);
+  for (;;) {
+    cudaError_t all = cudaSuccess;
+    for (const std::unique_ptr<Lane>& lane : lanes_) {
+      const cudaError_t ended = lane == nullptr ? cudaSuccess : lane->look();
+      if (ended != cudaSuccess && ended != cudaErrorNotReady) return ended;
+      if (ended != cudaSuccess) all = ended;
+    }
+    if (all == cudaSuccess || std::chrono::steady_clock::now() >= limit) return all;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+// All that CUDA may still use when the batches begin. To give back any memory of CUDA's would wait for them.
+void CudaTransfer::leave_behind() {
+  for (std::unique_ptr<Lane>& lane : lanes_) (void)lane.release();
+  (void)wakeup_.release();
+  log_message(LogLevel::error, "GPU " + std::to_string(options_.device) +
+                                   ": batches were still under way after " +
+                                   std::to_string(options_.close_wait_ms_max) +
+                                   " ms. What belongs to them is left behind, and their memory must not be "
+                                   "used for anything else");
 }
 
 Status CudaTransfer::register_host(std::span<std::byte> memory) {

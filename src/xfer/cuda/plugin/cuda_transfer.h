@@ -25,15 +25,18 @@ class CudaTransfer final : public GpuTransfer {
   [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override;
   [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override;
   [[nodiscard]] Status hold_back(ExternalStream stream, GpuTicket ticket) override;
-  [[nodiscard]] int event_fd() const override { return wakeup_.fd(); }
-  void prepare_wait() override { wakeup_.prepare(); }
-  void done_wait() override { wakeup_.done(); }
+  [[nodiscard]] int event_fd() const override { return wakeup_->fd(); }
+  void prepare_wait() override { wakeup_->prepare(); }
+  void done_wait() override { wakeup_->done(); }
   [[nodiscard]] const std::string& failure() const override { return failure_; }
 
  private:
   explicit CudaTransfer(const GpuOptions& options) : options_(options) {}
   [[nodiscard]] Status make();
   [[nodiscard]] Status look_at_device() const;
+  // What look() says of both lanes, as soon as nothing is under way, or when the time is up.
+  [[nodiscard]] cudaError_t drain() const;
+  void leave_behind();
   [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
   [[nodiscard]] Status order_after(Lane& lane, ExternalStream stream);
   // Of a stream of the caller's: the caller's fault, unless the context is broken.
@@ -43,7 +46,7 @@ class CudaTransfer final : public GpuTransfer {
   [[nodiscard]] Lane& lane(GpuDirection direction) const { return *lanes_[static_cast<size_t>(direction)]; }
 
   GpuOptions options_;
-  Wakeup wakeup_;
+  std::unique_ptr<Wakeup> wakeup_ = std::make_unique<Wakeup>();
   std::vector<PagedLayer> layers_;
   HostRegions regions_;
   std::vector<std::byte*> registered_;

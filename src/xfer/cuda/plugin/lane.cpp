@@ -31,12 +31,6 @@ Status Lane::make() {
   return made;
 }
 
-Lane::~Lane() {
-  if (work_ != nullptr) (void)cudaStreamSynchronize(work_.get());
-  if (staging_.copies() != nullptr) (void)cudaStreamSynchronize(staging_.copies());
-  if (notices_ != nullptr) (void)cudaStreamSynchronize(notices_.get());
-}
-
 std::span<CopyPiece> Lane::room() const {
   return {slots_[submitted_ % slots_.size()].pieces.get(), options_.pieces_max};
 }

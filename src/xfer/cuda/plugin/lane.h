@@ -3,7 +3,7 @@
 //
 // Thread: the transfer's owner; waking runs on a thread of CUDA's. Failure: issue() says what CUDA refused;
 // nothing may be issued after that. The batch completes as failed, when what was put on streams has ended.
-// The destructor waits for all.
+// REQUIRES: it is closed when look() says that nothing is under way, or that the context is broken.
 
 #pragma once
 
@@ -28,7 +28,6 @@ class Lane {
                                                           Wakeup& wakeup);
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
-  ~Lane();
 
   [[nodiscard]] bool full() const { return submitted_ - completed_ == slots_.size(); }
   [[nodiscard]] bool idle() const { return submitted_ == completed_; }

@@ -6,6 +6,7 @@
 #include "xfer/cuda/plugin/cuda_transfer.h"
 #include "xfer/cuda/plugin/hardware/gpu_fixture.h"
 #include "xfer/cuda/plugin/hardware/test_kernels.h"
+#include "xfer/cuda/plugin/hardware/test_log.h"
 
 namespace kvpool {
 namespace {
@@ -165,6 +166,34 @@ TEST_F(GpuOrder, ASleeperIsWoken) {
   transfer_->done_wait();
   EXPECT_EQ(transfer_->poll(taken), 1U);
   EXPECT_EQ(::poll(&descriptor, 1, 0), 0) << "it was emptied";
+}
+
+// What never begins is left behind, and does no harm when it begins after all.
+TEST_F(GpuOrder, ClosingWaitsNoLongerThanItIsTold) {
+  Pinned<uint32_t> open;
+  ASSERT_TRUE(make_pinned(open, 1));
+  *open = 0;
+  auto opened = CudaTransfer::open({.staging_bytes = 4 << 20, .close_wait_ms_max = 100});
+  ASSERT_TRUE(opened);
+  ASSERT_TRUE((*opened)->register_host({host_.get(), cache_bytes}));
+  ASSERT_TRUE((*opened)->set_layers({{.base = cache_.get(),
+                                      .page_stride_bytes = page_bytes,
+                                      .pages = pages,
+                                      .pieces = {{0, page_bytes}}}}));
+  ASSERT_CUDA(cudaMemset(cache_.get(), 0x79, cache_bytes));
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  (void)take_log();
+  ASSERT_CUDA(launch_gate(open.get(), external_.get()));
+  EXPECT_TRUE((*opened)->submit(batch_after(GpuDirection::store)));
+  const auto start = Clock::now();
+  opened->reset();
+  const auto waited = Clock::now() - start;
+  __atomic_store_n(open.get(), 1, __ATOMIC_RELEASE);
+  EXPECT_GE(waited, std::chrono::milliseconds(100));
+  EXPECT_LT(waited, std::chrono::seconds(5));
+  EXPECT_NE(take_log().find("left behind"), std::string::npos);
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  expect_all(host_.get(), 0x79);
 }
 
 TEST_F(GpuOrder, ClosingWaitsForWhatIsUnderWay) {
