@@ -3,7 +3,7 @@
 # make        build only: build/release/kvpool
 # Each installs the packages that are missing first (packages.txt).
 
-.PHONY: all demo test test-vm test-engines wheel bench fuzz format lint clean packages
+.PHONY: all demo test test-vm test-engines gpu wheel bench fuzz format lint clean packages
 .NOTPARALLEL:
 
 FUZZ_SECONDS ?= 60
@@ -28,6 +28,12 @@ test-vm: packages
 test-engines: packages
 	@scripts/packages.sh engines
 	@scripts/test_engines.sh $(PARTS) || [ $$? -eq 77 ]  # nothing of it can be had: it says SKIP
+
+# The tests of GPU transfers, where there is nvcc and a GPU; else it says SKIP. No other target builds them or their bench,
+# which is built besides: build/release/gpu_transfer_bench.
+gpu: packages
+	@scripts/build.sh release gpu
+	@[ ! -x build/release/gpu_transfer_test ] || build/release/gpu_transfer_test || [ $$? -eq 77 ]
 
 # A wheel that other machines install without kvpool's libraries, into build/wheel. The first of PYTHON builds it, all try it.
 wheel: packages

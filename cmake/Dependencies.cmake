@@ -33,9 +33,11 @@ else()
   endif()
 endif()
 # CUDA is not in Debian's main archive: GPU transfers are built where nvcc is installed. It knows C++20 from 12.0
-# on.
+# on. The driver does not get along with sanitizers.
 find_package(CUDAToolkit 12.0 QUIET)
-if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static)
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  set(cuda_FOUND FALSE)
+elseif(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static)
   set(cuda_FOUND TRUE)
   message(STATUS "CUDA ${CUDAToolkit_VERSION}: GPU transfers are built")
 else()
