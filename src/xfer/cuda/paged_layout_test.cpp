@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+
 #include "xfer/cuda/host_regions.h"
 
 namespace kvpool {
 namespace {
 
-std::byte* at(uint64_t address) { return reinterpret_cast<std::byte*>(address); }
+std::byte* at(uint64_t address) { return std::bit_cast<std::byte*>(address); }
 
 const PagedLayer good = {
     .base = at(0x1000), .page_stride_bytes = 0x100, .pages = 4, .pieces = {{0x10, 0x20}, {0x80, 0x40}}};

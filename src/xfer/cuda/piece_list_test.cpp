@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <bit>
 #include <map>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace kvpool {
 namespace {
 
-std::byte* at(uint64_t address) { return reinterpret_cast<std::byte*>(address); }
+std::byte* at(uint64_t address) { return std::bit_cast<std::byte*>(address); }
 
 PagedLayer plain(uint64_t base, uint64_t page_bytes, uint32_t pages) {
   return {.base = at(base), .page_stride_bytes = page_bytes, .pages = pages, .pieces = {{0, page_bytes}}};

@@ -1,5 +1,6 @@
 #include "xfer/cuda/plugin/cuda_transfer.h"
 
+#include <bit>
 #include <chrono>
 #include <thread>
 
@@ -9,7 +10,7 @@
 namespace kvpool {
 namespace {
 
-cudaStream_t stream_of(ExternalStream stream) { return reinterpret_cast<cudaStream_t>(stream.handle); }
+cudaStream_t stream_of(ExternalStream stream) { return std::bit_cast<cudaStream_t>(stream.handle); }
 
 Status check_options(const GpuOptions& options) {
   if (options.batches_max == 0 || options.batches_max > 1024) {

@@ -1,5 +1,7 @@
 #include "xfer/cuda/plugin/staging.h"
 
+#include <bit>
+
 #include "base/assert.h"
 #include "xfer/cuda/plugin/kernels.h"
 
@@ -38,8 +40,8 @@ uint32_t Staging::lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin) {
 
 cudaError_t Staging::copy_runs(bool to_device) {
   for (const Run& run : runs_) {
-    void* const host = reinterpret_cast<void*>(run.host);
-    void* const staged = reinterpret_cast<void*>(run.staged);
+    void* const host = std::bit_cast<void*>(run.host);
+    void* const staged = std::bit_cast<void*>(run.staged);
     const cudaError_t error =
         to_device ? cudaMemcpyAsync(staged, host, run.bytes, cudaMemcpyHostToDevice, copies_.get())
                   : cudaMemcpyAsync(host, staged, run.bytes, cudaMemcpyDeviceToHost, copies_.get());

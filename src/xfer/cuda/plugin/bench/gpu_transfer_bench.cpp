@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -381,7 +382,7 @@ void log_message(LogLevel /*level*/, std::string_view message) {
 
 }  // namespace kvpool
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   kvpool::Settings settings;
   CLI::App app("How fast blocks come to and from the pages of a paged KV cache");
   app.add_option("--device", settings.device, "CUDA's ordinal");
@@ -394,4 +395,7 @@ int main(int argc, char** argv) {
   if (done) return 0;
   (void)std::fprintf(stderr, "gpu_transfer_bench: %s\n", done.error().message.c_str());
   return done.error().code == kvpool::Errc::unsupported ? 77 : 1;
+} catch (const std::exception& error) {
+  (void)std::fprintf(stderr, "gpu_transfer_bench: %s\n", error.what());
+  return 1;
 }

@@ -1,5 +1,7 @@
 #include "xfer/cuda/plugin/bench/single_copies.h"
 
+#include <bit>
+
 namespace kvpool {
 namespace {
 
@@ -25,6 +27,10 @@ Status SingleCopies::make() {
   return made;
 }
 
+SingleCopies::~SingleCopies() {
+  for (const Side& side : sides_) (void)cudaStreamSynchronize(side.notices.get());
+}
+
 Status SingleCopies::set_layers(std::vector<PagedLayer> layers) {
   layers_ = std::move(layers);
   return {};
@@ -47,8 +53,8 @@ Result<GpuTicket> SingleCopies::submit(const PagedBatch& batch) {
 cudaError_t SingleCopies::issue(Side& side, std::span<const CopyPiece> pieces, bool to_device) {
   cudaError_t error = cudaSuccess;
   for (const CopyPiece& piece : pieces) {
-    void* const host = reinterpret_cast<void*>(piece.host);
-    void* const device = reinterpret_cast<void*>(piece.device);
+    void* const host = std::bit_cast<void*>(piece.host);
+    void* const device = std::bit_cast<void*>(piece.device);
     error = to_device ? cudaMemcpyAsync(device, host, piece.bytes, cudaMemcpyHostToDevice, side.copies.get())
                       : cudaMemcpyAsync(host, device, piece.bytes, cudaMemcpyDeviceToHost, side.copies.get());
     if (error != cudaSuccess) return error;

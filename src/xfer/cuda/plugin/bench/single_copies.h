@@ -1,8 +1,8 @@
 // SingleCopies: the baseline of the bench, a GpuTransfer that gives the copy engine a command a piece. It
-// checks nothing that it is not asked for by the bench: host memory is registered by somebody else, no batch
-// waits for a stream, and nobody is held back.
+// does no more than the bench asks for: host memory is registered by somebody else, no batch waits for a
+// stream, and nobody is held back.
 //
-// Thread: one owner thread; it outlives no batch. Failure: as of GpuTransfer.
+// Thread: one owner thread; the destructor waits. Failure: as of GpuTransfer.
 
 #pragma once
 
@@ -21,6 +21,7 @@ namespace kvpool {
 class SingleCopies final : public GpuTransfer {
  public:
   [[nodiscard]] static Result<std::unique_ptr<GpuTransfer>> open();
+  ~SingleCopies() override;
 
   [[nodiscard]] Status register_host(std::span<std::byte> /*memory*/) override { return {}; }
   [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override;

@@ -21,6 +21,8 @@ int cuda_calls() { return calls; }
 
 }  // namespace kvpool
 
+// The names are the linker's.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 extern "C" {
 
 cudaError_t __real_cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -53,3 +55,4 @@ cudaError_t __wrap_cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function
 }
 
 }  // extern "C"
+// NOLINTEND(bugprone-reserved-identifier)

@@ -117,7 +117,7 @@ class GpuFaults : public testing::Test {
   Stream external_;
   Stream later_;
   std::vector<int32_t> numbers_;
-  std::vector<PagedSegment> segments_ = {};
+  std::vector<PagedSegment> segments_;
 };
 
 TEST_F(GpuFaults, ABatchThatIsRefusedHalfWayEndsOnceAndWritesNothingLater) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -53,7 +54,7 @@ void PagedCache::make_layers(Oddness oddness) {
     layer.page_stride_bytes = offset + random_.below(5) * unit;
     layer.pages = static_cast<uint32_t>(random_.between(8, 64));
     base += random_.below(100) * unit;
-    layer.base = reinterpret_cast<std::byte*>(base);
+    layer.base = std::bit_cast<std::byte*>(base);
     base += layer.extent_bytes();
     base = (base + unit - 1) / unit * unit;
     layers_.push_back(std::move(layer));
