@@ -148,6 +148,13 @@ KVPOOL_API uint32_t kvpool_device_count(kvpool_pool* pool);
 KVPOOL_API kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device,
                                                  kvpool_device_stats* stats);
 
+/* Where the pool's memory lies, for whoever registers it once with what reads it by DMA, a GPU say: its
+ * memory devices, to which KVPOOL_IN_PLACE points, every consumer's region 0, and staging; not memory of the
+ * caller's own. Each starts at a multiple of 2 MiB. They, and the pages behind them, stay the same until
+ * kvpool_close(), before which they are to be deregistered. Writes up to max of them (ranges may be NULL if
+ * max is 0); returns how many there are. Any thread. */
+KVPOOL_API uint32_t kvpool_memory_ranges(kvpool_pool* pool, kvpool_memory* ranges, uint32_t max);
+
 /* ---- measuring ---- */
 
 typedef struct kvpool_probe_options {
@@ -208,6 +215,7 @@ typedef uint64_t kvpool_ticket; /* never 0 */
 enum {
   KVPOOL_PIN = 1,      /* match: hold the run; the completion's pin is redeemable by any consumer */
   KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens but BUSY */
+  KVPOOL_IN_PLACE = 4, /* retrieve of a pin: what lies in pool memory is not copied, see kvpool_retrieve() */
 };
 
 /* One struct for every kind of request; each function says which fields it reads. keys and buffers must lie
@@ -230,6 +238,8 @@ typedef struct kvpool_request {
   kvpool_pin pin;
   uint32_t block_first; /* retrieve of a pin: blocks [block_first, block_first + blocks) of its run */
   uint64_t timeout_us;  /* 0: the configuration's deadline */
+  const void** places;  /* retrieve with KVPOOL_IN_PLACE: [blocks][segment_count], written by the pool; in the
+                           consumer's regions, 8-byte aligned, overlapping nothing else */
 } kvpool_request;
 
 /* Every function below returns KVPOOL_OK and the ticket, or KVPOOL_BUSY (nothing was sent), or
@@ -244,7 +254,21 @@ KVPOOL_API kvpool_status kvpool_match(kvpool_consumer*, const kvpool_request*, k
  * be given along), or without a pin the longest stored run of keys. Result, by the deadline at the latest:
  * status, and what is complete: the leading `segments` segments asked for of the leading `blocks` blocks,
  * `bytes` in all. OK: everything. MISS: all segments, of fewer blocks. TIMED_OUT, CANCELLED: perhaps fewer
- * segments. Release: the pool is done with keys and buffers. */
+ * segments. Release: the pool is done with keys and buffers.
+ *
+ * With KVPOOL_IN_PLACE segments that lie in memory devices are not copied: `places` gets their addresses,
+ * once they are verified where they lie, as `verify` says. Segments from files and drives come into their
+ * buffers as ever, and their places are NULL. A place counts once kvpool_progress() or the result reports its
+ * segment; until then it may be NULL, and of a segment that is never reported it means nothing, but is no
+ * address outside of the pool's memory. From the request to its release `places` is the pool's to write and
+ * the consumer's to read. The buffer of a segment in memory is neither looked at nor written. But which
+ * segments those are `places` says afterwards (all of them, where kvpool_stage() has brought this pin's run
+ * into memory), so buffers are wanted for all.
+ *
+ * The bytes at a place are to be read only. They stay where and what they are until the pin is given back, by
+ * kvpool_unpin() or as its holder closes, whatever becomes of the request and of the block: whoever reads
+ * them, a GPU's copy engine too, must be done by then. So the request must name a pin, and must not give it
+ * along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT. */
 KVPOOL_API kvpool_status kvpool_retrieve(kvpool_consumer*, const kvpool_request*, kvpool_ticket*);
 
 /* Stores blocks that follow each other; those already stored count as stored. Reads ns, keys, blocks, parent,

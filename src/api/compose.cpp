@@ -345,6 +345,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   pieces->catalog = std::move(*catalog);
   pieces->transfer = make_transfer(config, hooks);
   pieces->buffers = pieces->set->buffers();
+  pieces->regions = pieces->set->regions();
 
   const Engine::Wiring wiring{.clock = pieces->clock.get(),
                               .catalog = pieces->catalog.get(),
@@ -353,7 +354,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                               .staging = pieces->set->staging()};
   pieces->engine = std::make_unique<Engine>(wiring, engine_options(config, std::move(*profile)));
   pieces->reactor = std::make_unique<Reactor>(
-      *pieces->engine, wiring, Reactor::Options{.spin = config.spin, .regions = pieces->set->regions()});
+      *pieces->engine, wiring, Reactor::Options{.spin = config.spin, .regions = pieces->regions});
   pieces->config = std::move(config);
   return pieces;
 }

@@ -24,7 +24,9 @@ kvpool_consumer::kvpool_consumer(kvpool_pool& its_pool, const char* name, std::s
 bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submission& out) const {
   constexpr uint32_t most = std::numeric_limits<uint16_t>::max();
   if (request.ns > most || request.segment_first > most || request.segment_count > most) return false;
-  if ((request.flags & ~uint32_t{KVPOOL_PIN | KVPOOL_TAKE_PIN}) != 0) return false;
+  const bool in_place = op == Op::retrieve && (request.flags & KVPOOL_IN_PLACE) != 0;
+  const uint32_t known_flags = KVPOOL_PIN | KVPOOL_TAKE_PIN | (in_place ? KVPOOL_IN_PLACE : 0);
+  if ((request.flags & ~known_flags) != 0) return false;
   const bool wants_keys =
       op == Op::match || op == Op::store || op == Op::remove || (op == Op::retrieve && request.pin == 0);
   const bool wants_buffers = op == Op::store || op == Op::retrieve;
@@ -33,6 +35,11 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   if ((wants_keys && out.keys == kvpool::no_address) ||
       (wants_buffers && out.buffers == kvpool::no_address)) {
     return false;
+  }
+  if (in_place) {
+    out.places = port.regions.address_of(static_cast<const void*>(request.places));
+    const bool stays_pinned = request.pin != 0 && (request.flags & KVPOOL_TAKE_PIN) == 0;
+    if (out.places == kvpool::no_address || !stays_pinned) return false;
   }
   out.user_data = request.user_data;
   out.pin = kvpool::PinId(request.pin);
@@ -46,7 +53,8 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   out.op = op;
   out.flags = static_cast<uint8_t>((request.flags & KVPOOL_PIN ? kvpool::flag_pin : 0) |
                                    (request.flags & KVPOOL_TAKE_PIN ? kvpool::flag_take_pin : 0) |
-                                   (request.has_parent != 0 ? kvpool::flag_has_parent : 0));
+                                   (request.has_parent != 0 ? kvpool::flag_has_parent : 0) |
+                                   (in_place ? kvpool::flag_in_place : 0));
   return true;
 }
 

@@ -170,7 +170,9 @@ TEST_F(Failure, RequestsOfNonsenseAreRefused) {
   const kvpool_request good = Client::request(shape, batch);
   kvpool_ticket ticket = 0;
   kvpool_request request = good;
-  request.flags = 4;
+  request.flags = 8;
+  EXPECT_EQ(kvpool_match(client.handle(), &request, &ticket), KVPOOL_INVALID_ARGUMENT);
+  request.flags = KVPOOL_IN_PLACE;  // of a retrieve alone
   EXPECT_EQ(kvpool_match(client.handle(), &request, &ticket), KVPOOL_INVALID_ARGUMENT);
   request = good;
   request.ns = 1 << 16;

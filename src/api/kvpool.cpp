@@ -212,6 +212,15 @@ uint32_t kvpool_device_count(kvpool_pool* pool) {
   return pool == nullptr ? 0 : static_cast<uint32_t>(pool->pieces->config.devices.size());
 }
 
+uint32_t kvpool_memory_ranges(kvpool_pool* pool, kvpool_memory* ranges, uint32_t max) {
+  if (pool == nullptr) return 0;
+  const auto& regions = pool->pieces->regions;
+  for (size_t i = 0; ranges != nullptr && i < std::min<size_t>(max, regions.size()); ++i) {
+    ranges[i] = {.base = regions[i].data(), .bytes = regions[i].size()};
+  }
+  return static_cast<uint32_t>(regions.size());
+}
+
 kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device, kvpool_device_stats* stats) {
   if (pool == nullptr || stats == nullptr || device >= kvpool_device_count(pool))
     return KVPOOL_INVALID_ARGUMENT;

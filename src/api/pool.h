@@ -36,7 +36,8 @@ struct Pieces {
   Config config;
   std::unique_ptr<Clock> clock;
   std::unique_ptr<DeviceSet> set;
-  std::span<std::byte> buffers;  // for consumers' regions
+  std::span<std::byte> buffers;               // for consumers' regions
+  std::vector<std::span<std::byte>> regions;  // all memory that was taken
   std::unique_ptr<Catalog> catalog;
   std::unique_ptr<Transfer> transfer;
   std::unique_ptr<Engine> engine;

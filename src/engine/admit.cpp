@@ -82,7 +82,7 @@ Errc Engine::check(const ConsumerPort& port, const Submission& message) const {
   if (!brings_keys(message)) return Errc::ok;
   if (message.ns.value >= flat_.size() || message.blocks == 0) return Errc::invalid_argument;
   if (message.blocks > options_.blocks_per_request_max) return Errc::too_large;
-  if (port.regions.resolve_array<BlockKey>(message.keys, message.blocks) == nullptr) {
+  if (port.regions.resolve_array<const BlockKey>(message.keys, message.blocks) == nullptr) {
     return Errc::invalid_argument;
   }
   return Errc::ok;
@@ -118,6 +118,7 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
   ticket->port = &port;
   ticket->user_data = message.user_data;
   ticket->redeemed = message.pin;
+  ticket->places = nullptr;
   ticket->leading = 0;
   ticket->committed = 0;
   ticket->reserved = 0;
@@ -136,7 +137,7 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
 
 // The message's keys, copied: what a consumer's memory holds may change while it is looked at.
 std::span<const BlockKey> Engine::keys_of(const ConsumerPort& port, const Submission& message) {
-  const auto* keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
+  const auto* keys = port.regions.resolve_array<const BlockKey>(message.keys, message.blocks);
   std::copy_n(keys, message.blocks, keys_.begin());
   return std::span(keys_).first(message.blocks);
 }

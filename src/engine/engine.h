@@ -146,13 +146,15 @@ class Engine {
   [[nodiscard]] bool sums(const Ticket& ticket, const DeviceQueue& queue) const;
   void home(PartHandle handle, Errc code);
   [[nodiscard]] bool verifies(const DeviceQueue& queue) const;
+  [[nodiscard]] static bool stays(const Ticket& ticket, const DeviceQueue& queue);
   [[nodiscard]] std::byte* consumer_memory(const Ticket& ticket, const TicketTable::Position& position) const;
   [[nodiscard]] DeviceQueue& queue_of(const Part& part) { return queues_[part.device.value]; }
 
   // ---- retrieve.cpp
   void admit_retrieve(ConsumerPort& port, const Submission& message);
   void locate(Ticket& ticket);
-  void retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code);
+  void retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code,
+                     const std::byte* place);
   void recount(Ticket& ticket);
   void advance(Ticket& ticket);
   void reload_windows(Ticket& ticket);

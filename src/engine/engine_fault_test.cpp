@@ -195,8 +195,7 @@ TEST_F(EngineFaultTest, AConsumerThatNamesABufferTwiceLosesNoBlock) {
       open({.devices = {drive()}, .shares = {1}, .transfer = {.sum_bytes_per_second = 1e8}}, uniform(2)));
   ASSERT_NO_FATAL_FAILURE(store(0, 8));
   Submission retrieve = message(Op::retrieve, 0, 8);
-  auto* addresses =
-      const_cast<RegionAddress*>(port.regions.resolve_array<RegionAddress>(retrieve.buffers, 16));
+  auto* addresses = port.regions.resolve_array<RegionAddress>(retrieve.buffers, 16);
   std::fill_n(addresses, 16, addresses[0]);
   EXPECT_EQ(finish(send(retrieve)).code, Errc::ok);
   EXPECT_GT(engine->counters().checksum_errors, 0);
@@ -212,8 +211,7 @@ TEST_F(EngineFaultTest, AConsumerThatNamesABadAddressTooLosesNoBlock) {
       open({.devices = {drive()}, .shares = {1}, .transfer = {.sum_bytes_per_second = 1e8}}, uniform(2)));
   ASSERT_NO_FATAL_FAILURE(store(0, 8));
   Submission retrieve = message(Op::retrieve, 0, 8);
-  auto* addresses =
-      const_cast<RegionAddress*>(port.regions.resolve_array<RegionAddress>(retrieve.buffers, 16));
+  auto* addresses = port.regions.resolve_array<RegionAddress>(retrieve.buffers, 16);
   std::fill_n(addresses, 16, addresses[0]);
   addresses[3] = no_address;  // block 1, segment 1
   EXPECT_EQ(finish(send(retrieve)).code, Errc::invalid_argument);

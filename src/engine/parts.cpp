@@ -1,5 +1,5 @@
 // What happens to a part between its lane and its home:
-//   read   lane -> device -> [transfer: copy, checksum] -> home
+//   read   lane -> device -> [transfer: copy, checksum] -> home; one that stays in place is not copied
 //   write  in place: lane -> device (gives the address) -> transfer: copy, checksum -> home
 //          else:     lane -> [transfer: copy to staging, checksum] -> prepared -> device -> home
 //   stage  lane of the memory (gives the address) -> lane of the drive -> drive -> transfer: checksum -> home
@@ -75,6 +75,11 @@ bool Engine::verifies(const DeviceQueue& queue) const {
 bool Engine::sums(const Ticket& ticket, const DeviceQueue& queue) const {
   if (ticket.op != Op::stage) return verifies(queue);
   return options_.verify != Verify::none && queue.limits().keeps_bytes;
+}
+
+// Whether what a retrieve finds on the device stays there, and its consumer learns the address.
+bool Engine::stays(const Ticket& ticket, const DeviceQueue& queue) {
+  return ticket.places != nullptr && queue.limits().in_place;
 }
 
 // The consumer's memory for a part; null when what it named is not in its regions.
@@ -173,12 +178,14 @@ void Engine::arrived(DeviceQueue& queue, PartHandle handle) {
     default:
       break;
   }
-  const bool copies = queue.limits().in_place || queue.staging().owns(part.address);
+  const bool copies =
+      (queue.limits().in_place || queue.staging().owns(part.address)) && !stays(ticket, queue);
   if (!copies && !verifies(queue)) return home(handle, Errc::ok);
   transfer(handle);
 }
 
-// REQUIRES: `consumer` is the consumer's memory for the part, looked up once: what it named may change.
+// REQUIRES: `consumer` is the consumer's memory for the part, looked up once: what it named may change. Null
+// for what it has none for: what is staged, or stays.
 TransferJob Engine::job_for(PartHandle handle, std::byte* consumer) {
   const Part& part = table_.part(handle);
   const Ticket& ticket = table_.ticket_of(handle);
@@ -200,7 +207,7 @@ TransferJob Engine::job_for(PartHandle handle, std::byte* consumer) {
   const BlockId block = ticket.op == Op::stage ? ticket.stored[position.block].id
                                                : ticket.pin.blocks()[ticket.block_first + position.block];
   job.seed = checksum_seed(catalog_.key(block), position.segment);
-  if (ticket.op == Op::retrieve && consumer != part.address) job.destination = consumer;
+  if (consumer != part.address) job.destination = consumer;
   return job;
 }
 
@@ -248,7 +255,8 @@ bool Engine::flush_transfers() {
       worked = true;
       continue;
     }
-    const bool needs_consumer = ticket.op == Op::store || ticket.op == Op::retrieve;
+    const bool needs_consumer =
+        ticket.op == Op::store || (ticket.op == Op::retrieve && !stays(ticket, *queue));
     std::byte* consumer = needs_consumer ? consumer_memory(ticket, table_.position(handle)) : nullptr;
     if (needs_consumer && consumer == nullptr) {
       table_.pop(queue->to_transfer);
@@ -315,6 +323,7 @@ void Engine::home(PartHandle handle, Errc code) {
   Part& part = table_.part(handle);
   Ticket& ticket = table_.ticket_of(handle);
   const auto position = table_.position(handle);
+  const std::byte* place = stays(ticket, queue_of(part)) ? part.address : nullptr;
   queue_of(part).finish(handle, now_);
   part.state = PartState::done;
   KVPOOL_ASSERT(ticket.outstanding > 0);
@@ -331,7 +340,7 @@ void Engine::home(PartHandle handle, Errc code) {
     case Op::stage:
       return stage_home(ticket, position, code);
     default:
-      return retrieve_home(ticket, position, code);
+      return retrieve_home(ticket, position, code, place);
   }
 }
 

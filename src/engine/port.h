@@ -44,10 +44,10 @@ class Regions {
 
   // An array of `count` T at `address`, or null: outside, or misaligned.
   template <class T>
-  [[nodiscard]] const T* resolve_array(RegionAddress address, uint64_t count) const {
-    const std::byte* bytes = resolve(address, count * sizeof(T));
+  [[nodiscard]] T* resolve_array(RegionAddress address, uint64_t count) const {
+    std::byte* bytes = resolve(address, count * sizeof(T));
     if (bytes == nullptr || reinterpret_cast<uintptr_t>(bytes) % alignof(T) != 0) return nullptr;
-    return reinterpret_cast<const T*>(bytes);
+    return reinterpret_cast<T*>(bytes);
   }
 
   // Consumer's thread. no_address when the pointer lies in no region.

@@ -1,4 +1,5 @@
 // Retrieve: a pinned run of blocks comes to the consumer's buffers, from all devices at once, in layer order.
+// In place, what lies in pool memory stays there, and the consumer learns where; the pin keeps it there.
 
 #include <algorithm>
 
@@ -32,7 +33,7 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
           : message.segment_count;
   const bool columns_fit = columns > 0 && message.segment_first + columns <= geometry.segments();
   const auto* buffers =
-      port.regions.resolve_array<RegionAddress>(message.buffers, uint64_t{message.blocks} * columns);
+      port.regions.resolve_array<const RegionAddress>(message.buffers, uint64_t{message.blocks} * columns);
   if (!columns_fit || buffers == nullptr) {
     ++counters_.invalid_requests;
     return answer(port, message, {.code = Errc::invalid_argument});
@@ -40,12 +41,22 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   if (uint64_t{blocks} * columns > options_.segments_per_request_max) {
     return answer(port, message, {.code = Errc::too_large});
   }
+  const void** places = nullptr;
+  if ((message.flags & flag_in_place) != 0) {
+    places = port.regions.resolve_array<const void*>(message.places, uint64_t{message.blocks} * columns);
+    // A pin that ends with the ticket would keep nothing where it is.
+    if (places == nullptr || !has_pin || (message.flags & flag_take_pin) != 0) {
+      ++counters_.invalid_requests;
+      return answer(port, message, {.code = Errc::invalid_argument});
+    }
+  }
   Ticket* ticket = open_ticket(port, message);
   if (ticket == nullptr) return;
   ticket->ns = pin.ns();
   ticket->pin = std::move(pin);
   ticket->geometry = &geometry;
   ticket->buffers = buffers;
+  ticket->places = places;
   ticket->block_first = has_pin ? message.block_first : 0;
   ticket->segment_first = message.segment_first;
   ticket->columns = static_cast<uint16_t>(columns);
@@ -53,6 +64,8 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   ticket->promised = blocks;
   // Fewer blocks than keys is a miss of the rest.
   if (blocks < message.blocks) ticket->failure = Errc::miss;
+  // Whatever of it is read too early or for a block that was cut off, no entry is ever an address of nothing.
+  if (places != nullptr) std::fill_n(places, uint64_t{blocks} * columns, nullptr);
   locate(*ticket);
 }
 
@@ -85,7 +98,9 @@ void Engine::locate(Ticket& ticket) {
   ticket.urgent_at = ticket.deadline - 2 * time_for(bytes);
 }
 
-void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code) {
+// place: of a part that stays in pool memory.
+void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code,
+                           const std::byte* place) {
   if (code != Errc::ok) {
     if (code != Errc::invalid_argument && code != Errc::cancelled) {
       catalog_.retire(ticket.pin.blocks()[ticket.block_first + position.block]);
@@ -96,6 +111,8 @@ void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position
     }
   } else if (position.block < ticket.promised && ticket.left[position.column] > 0) {
     --ticket.left[position.column];
+    // Before advance() reports the segment; an entry whose segment was reported is not written again.
+    if (place != nullptr) ticket.places[uint64_t{position.block} * ticket.columns + position.column] = place;
   }
   advance(ticket);
 }

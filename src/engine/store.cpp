@@ -20,7 +20,7 @@ constexpr uint32_t reserves_ahead = 64;  // blocks reserved and not yet visible,
 void Engine::admit_store(ConsumerPort& port, const Submission& message) {
   const Geometry& geometry = catalog_.geometry(message.ns);
   const uint64_t parts = uint64_t{message.blocks} * geometry.segments();
-  const auto* buffers = port.regions.resolve_array<RegionAddress>(message.buffers, parts);
+  const auto* buffers = port.regions.resolve_array<const RegionAddress>(message.buffers, parts);
   if (buffers == nullptr) {
     ++counters_.invalid_requests;
     return answer(port, message, {.code = Errc::invalid_argument});
@@ -36,7 +36,7 @@ void Engine::admit_store(ConsumerPort& port, const Submission& message) {
   ticket->ns = message.ns;
   ticket->geometry = &geometry;
   ticket->buffers = buffers;
-  ticket->keys = port.regions.resolve_array<BlockKey>(message.keys, message.blocks);
+  ticket->keys = port.regions.resolve_array<const BlockKey>(message.keys, message.blocks);
   ticket->segment_first = 0;
   ticket->columns = static_cast<uint16_t>(geometry.segments());
   ticket->blocks = message.blocks;

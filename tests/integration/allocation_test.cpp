@@ -126,12 +126,13 @@ class Allocation : public testing::Test {
     lay_out();
   }
 
-  // Keys, addresses, then the places; every other place is at an odd address.
+  // Keys, addresses, what is left in place, then the places; every other place is at an odd address.
   void lay_out() {
     uint64_t bytes = 0;
     auto* base = static_cast<std::byte*>(kvpool_region(consumer_, &bytes));
     keys_ = reinterpret_cast<kvpool_key*>(base);
     addresses_ = reinterpret_cast<uint64_t*>(base + 4096);
+    in_place_ = reinterpret_cast<const void**>(base + 6144);
     for (uint32_t i = 0; i < blocks * segments; ++i) {
       std::byte* place = base + 8192 + i * (place_bytes + 4096) + (i % 8 < 4 ? 0 : 12);
       addresses_[i] = kvpool_address(consumer_, place);
@@ -201,6 +202,9 @@ class Allocation : public testing::Test {
     expect(run(kvpool_estimate, request).blocks == blocks);
     retrieve_apart(matched.pin);
     if (chain % 4 == 0) run(kvpool_stage, request);  // without a memory device there is no room
+    request.flags = KVPOOL_IN_PLACE;
+    request.places = in_place_;
+    expect(run(kvpool_retrieve, request).blocks == blocks);
     request.flags = KVPOOL_TAKE_PIN;
     expect(run(kvpool_retrieve, request).blocks == blocks);
     if (chain % 8 != 0) return;
@@ -237,6 +241,7 @@ class Allocation : public testing::Test {
   uint32_t ns_ = 0;
   kvpool_key* keys_ = nullptr;
   uint64_t* addresses_ = nullptr;
+  const void** in_place_ = nullptr;
   uint32_t under_way_ = 0;
   uint64_t failures_ = 0;
 };

@@ -14,6 +14,7 @@ constexpr uint32_t first_max = 5;  // of a run that does not start at its root
 constexpr uint32_t depth_max = first_max + 12;
 constexpr size_t keys_at = 0;
 constexpr size_t addresses_at = 512;
+constexpr size_t places_at = 2048;
 constexpr size_t data_at = 4096;
 // So that an odd length neither is aligned nor overlaps the next.
 constexpr size_t slot_bytes = 12 * 1024;
@@ -59,6 +60,7 @@ Nanos Actor::next_time() const { return closed_ || jobs_left_ == 0 ? never : res
 bool Actor::act() {
   if (closed_) return take_completions();
   bool acted = take_completions();
+  if (prng_.chance(0.1)) check_held();
   for (Job& job : jobs_) {
     if (job.active && job.message.op == Op::retrieve) check_progress(job);
     if (job.active && !job.has_result && !job.cancel_sent && prng_.chance(0.01)) {
@@ -143,11 +145,47 @@ void Actor::on_release(Job& job) {
 void Actor::check_segment(const Job& job, uint32_t block, uint32_t column, const char* when) {
   const uint32_t segment = job.message.segment_first + column;
   const Geometry& geometry = world_.catalog().geometry(job.message.ns);
-  const std::span<const std::byte> bytes{data_of(job, block, column), geometry.segment_bytes[segment]};
+  const std::byte* place = place_of(job, block, column);
+  if (place != nullptr && world_.memory_rots()) return;
+  const std::byte* data = place != nullptr ? place : data_of(job, block, column);
+  const std::span<const std::byte> bytes{data, geometry.segment_bytes[segment]};
   if (!is_payload(bytes, payload_seed(job.message.ns, job.keys[block], segment))) {
     world_.fail(
         fmt::format("wrong bytes {}: block {} of {}, segment {}", when, block, job.keys.size(), segment));
   }
+}
+
+const std::byte* Actor::place_of(const Job& job, uint32_t block, uint32_t column) {
+  if ((job.message.flags & flag_in_place) == 0) return nullptr;
+  const auto* places = reinterpret_cast<const std::byte* const*>(job.memory.data() + places_at);
+  return places[size_t{block} * job.columns + column];
+}
+
+void Actor::hold(const Job& job, uint32_t block, uint32_t column) {
+  const std::byte* place = place_of(job, block, column);
+  if (place == nullptr) return;
+  ++counts_.left_in_place;
+  const PinId pin = job.message.pin;
+  if (std::ranges::none_of(pins_, [&](const auto& its) { return its.first == pin; })) return;
+  const uint32_t segment = job.message.segment_first + column;
+  held_.push_back({.pin = pin,
+                   .place = place,
+                   .bytes = world_.catalog().geometry(job.message.ns).segment_bytes[segment],
+                   .payload = payload_seed(job.message.ns, job.keys[block], segment)});
+}
+
+void Actor::check_held() {
+  if (world_.memory_rots()) return;
+  for (const Held& held : held_) {
+    if (is_payload({held.place, held.bytes}, held.payload)) continue;
+    world_.fail(fmt::format("{}: a segment that is pinned in place has changed", port_.name));
+    return;
+  }
+}
+
+void Actor::forget_held(PinId pin) {
+  check_held();
+  std::erase_if(held_, [&](const Held& held) { return held.pin == pin; });
 }
 
 void Actor::check_retrieve(Job& job, const Completion& completion) {
@@ -155,11 +193,16 @@ void Actor::check_retrieve(Job& job, const Completion& completion) {
   const Geometry& geometry = world_.catalog().geometry(job.message.ns);
   if (completion.code == Errc::ok && completion.blocks != job.message.blocks)
     world_.fail("ok, but too few blocks");
+  for (uint32_t i = 0; i < job.message.blocks * job.columns; ++i) {
+    const std::byte* place = place_of(job, i / job.columns, i % job.columns);
+    if (place != nullptr && !world_.is_pool_memory(place, 1)) world_.fail("a place outside of the pool");
+  }
   for (uint32_t column = 0; column < completion.segments && completion.blocks > 0; ++column) {
     const uint32_t segment = job.message.segment_first + column;
     const bool window = geometry.is_window(segment);
     for (uint32_t block = window ? completion.blocks - 1 : 0; block < completion.blocks; ++block) {
       check_segment(job, block, column, "in a result");
+      hold(job, block, column);
     }
   }
   for (uint32_t block = 0; block < completion.blocks; ++block) {
@@ -209,6 +252,7 @@ void Actor::lay_out(Job& job, Submission& message, uint32_t blocks, uint32_t col
   }
   message.keys = address(keys);
   message.buffers = address(addresses);
+  message.places = address(job.memory.data() + places_at);
 }
 
 void Actor::choose_run(Job& job, Submission& message) {
@@ -308,10 +352,14 @@ void Actor::start_with_pin(Job& job, Submission message) {
     const uint32_t segments = world_.catalog().geometry(message.ns).segments();
     message.segment_count = static_cast<uint16_t>(segments);
     lay_out(job, message, message.blocks, segments, false);
+    if (prng_.chance(0.6)) message.flags |= flag_in_place;
   }
-  const bool takes = message.op != Op::estimate && (message.op == Op::unpin || prng_.chance(0.3));
+  const bool in_place = (message.flags & flag_in_place) != 0;
+  const bool may_take = !in_place || prng_.chance(0.1);  // which is refused
+  const bool takes = message.op != Op::estimate && may_take && (message.op == Op::unpin || prng_.chance(0.3));
   if (takes && message.op != Op::unpin) message.flags |= flag_take_pin;
   if (takes) {
+    forget_held(pin);
     pins_.erase(pins_.begin() + static_cast<ptrdiff_t>(index));
     pin_namespaces_.erase(pin_namespaces_.begin() + static_cast<ptrdiff_t>(index));
   }
@@ -327,6 +375,8 @@ void Actor::start_nonsense(Job& job) {
   message.keys = RegionAddress(prng_.next());
   message.buffers = RegionAddress(prng_.next());
   message.pin = PinId(prng_.next());
+  message.places = RegionAddress(prng_.next());
+  message.flags = static_cast<uint8_t>(prng_.next());
   message.segment_first = static_cast<uint16_t>(prng_.next());
   message.segment_count = static_cast<uint16_t>(prng_.next());
   job.keys.clear();
@@ -357,6 +407,8 @@ void Actor::retrieve_all() {
 
 void Actor::close() {
   if (closed_) return;
+  check_held();
+  held_.clear();
   closed_ = true;
   world_.engine().close(port_);
 }

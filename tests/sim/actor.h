@@ -31,6 +31,7 @@ class Actor {
     uint32_t stored_blocks = 0;
     uint32_t retrieved_blocks = 0;
     uint32_t timed_out = 0;
+    uint64_t left_in_place = 0;  // segments that retrieves reported where they lie
   };
   [[nodiscard]] const Counts& counts() const { return counts_; }
 
@@ -53,12 +54,25 @@ class Actor {
     Nanos started{0};
   };
 
+  // A segment that a retrieve left in pool memory: right as long as the pin is held.
+  struct Held {
+    PinId pin;
+    const std::byte* place;
+    uint32_t bytes;
+    uint64_t payload;
+  };
+
   bool take_completions();
   void on_result(Job& job, const Completion& completion);
   void on_release(Job& job);
   void check_retrieve(Job& job, const Completion& completion);
   void check_progress(Job& job);
   void check_segment(const Job& job, uint32_t block, uint32_t column, const char* when);
+  // Null: it is in its buffer.
+  [[nodiscard]] static const std::byte* place_of(const Job& job, uint32_t block, uint32_t column);
+  void hold(const Job& job, uint32_t block, uint32_t column);
+  void check_held();
+  void forget_held(PinId pin);
 
   bool start_something();
   void choose_run(Job& job, Submission& message);
@@ -81,6 +95,7 @@ class Actor {
   std::vector<Job> jobs_;
   std::vector<std::pair<PinId, std::vector<BlockKey>>> pins_;
   std::vector<NamespaceId> pin_namespaces_;
+  std::vector<Held> held_;
   uint32_t jobs_left_;
   bool closed_ = false;
   Nanos rest_until_{0};

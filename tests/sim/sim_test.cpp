@@ -26,6 +26,7 @@ struct Totals {
   uint64_t evicted = 0;
   uint64_t retired = 0;
   uint64_t discarded_bytes = 0;
+  uint64_t left_in_place = 0;
 };
 
 void run_seed(uint64_t seed, bool faults, Totals& totals) {
@@ -37,6 +38,7 @@ void run_seed(uint64_t seed, bool faults, Totals& totals) {
     totals.stored += actor->counts().stored_blocks;
     totals.retrieved += actor->counts().retrieved_blocks;
     totals.timed_out += actor->counts().timed_out;
+    totals.left_in_place += actor->counts().left_in_place;
   }
   totals.counters.checksum_errors += world.engine().counters().checksum_errors;
   totals.counters.io_errors += world.engine().counters().io_errors;
@@ -69,6 +71,7 @@ TEST(Simulation, WithoutFaultsEverythingComesBackRight) {
   EXPECT_GT(totals.evicted, seeds);
   EXPECT_GT(totals.timed_out, 0);
   EXPECT_GT(totals.discarded_bytes, seeds * 4096 * 10);
+  EXPECT_GT(totals.left_in_place, seeds);
   EXPECT_EQ(totals.counters.checksum_errors, 0);
 }
 
@@ -76,6 +79,7 @@ TEST(Simulation, WithFaultsNothingWrongIsDeliveredAndEverythingEnds) {
   const Totals totals = run_all(true);
   if (HasFatalFailure() || std::getenv("KVPOOL_SIM_SEED") != nullptr) return;
   EXPECT_GT(totals.retrieved, seeds * 5);
+  EXPECT_GT(totals.left_in_place, seeds);
   EXPECT_GT(totals.counters.checksum_errors, seeds / 20);
   EXPECT_GT(totals.counters.io_errors, seeds / 20);
   EXPECT_GT(totals.counters.short_ios, seeds / 20);

@@ -77,8 +77,12 @@ void World::make_devices(Prng& prng) {
     device.seed = prng.next();
     const bool verified = verify_ == Verify::always || (verify_ == Verify::storage && !device.in_place);
     const FaultOptions faults = random_faults(prng, verified);
-    faulty_.push_back(
-        std::make_unique<FaultDevice>(std::make_unique<SimDevice>(clock_, device), faults, clock_));
+    auto sim = std::make_unique<SimDevice>(clock_, device);
+    if (device.in_place) {
+      memory_rots_ |= faults.corrupt > 0 && faults.corrupt_media;
+      pool_memory_.emplace_back(sim->bytes());
+    }
+    faulty_.push_back(std::make_unique<FaultDevice>(std::move(sim), faults, clock_));
   }
 }
 
@@ -141,6 +145,12 @@ void World::make_engine(Prng& prng) {
 BlockKey World::key(NamespaceId ns, uint32_t chain, uint32_t depth) const {
   const uint32_t shared = depth < 3 ? chain / 2 : chain + 100;
   return {mix64(options_.seed + shared), mix64((uint64_t{ns.value} << 32) + depth)};
+}
+
+bool World::is_pool_memory(const std::byte* place, uint64_t bytes) const {
+  return std::ranges::any_of(pool_memory_, [&](std::span<const std::byte> memory) {
+    return place >= memory.data() && place + bytes <= memory.data() + memory.size();
+  });
 }
 
 void World::fail(std::string what) {

@@ -47,6 +47,10 @@ class World {
   [[nodiscard]] bool is_flat(NamespaceId ns) const { return flat_[ns.value]; }
   // The key of block `depth` of conversation `chain`; conversations share their first blocks in pairs.
   [[nodiscard]] BlockKey key(NamespaceId ns, uint32_t chain, uint32_t depth) const;
+  // Whether [place, place + bytes) lies in a memory device.
+  [[nodiscard]] bool is_pool_memory(const std::byte* place, uint64_t bytes) const;
+  // Whether bytes in memory may change that were right when they were read.
+  [[nodiscard]] bool memory_rots() const { return memory_rots_; }
   void fail(std::string what);
 
   std::unordered_set<uint64_t> ever_stored;  // mixes of namespace and key
@@ -66,6 +70,8 @@ class World {
   WorldOptions options_;
   VirtualClock clock_;
   Verify verify_ = Verify::always;
+  bool memory_rots_ = false;
+  std::vector<std::span<const std::byte>> pool_memory_;
   std::vector<std::unique_ptr<FaultDevice>> faulty_;
   std::vector<std::vector<std::byte>> staging_;
   std::unique_ptr<Catalog> catalog_;
