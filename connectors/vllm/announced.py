@@ -2,21 +2,23 @@
 
 The pool does not say what it evicts, only how many blocks, and how many it has. It evicts leaves, by their last use;
 so the blocks are kept in that order here, and when there are more of them than the pool has, the first ones are taken
-back, as many as were evicted. (What is lost otherwise, such as by a wrong checksum, is known by its key.) What was
-taken back too early is announced again by the next match that finds it; a match that misses takes back the rest.
+back, as many as were evicted and not taken back yet. What is lost otherwise, by a wrong checksum say, is taken back by
+the load that fails or by the next match that misses it; where neither comes for a while, it counts as evicted too.
+What was taken back too early is announced again by the next match that finds it.
 
 Knows no vLLM: an event is whatever `make` returns. Thread: the engine's.
 """
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 # The pool's counters are a few milliseconds old.
 _LOOK_S = 0.1
+# More blocks than the pool has may have been told for so long, if they were not evicted.
+_PATIENCE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -42,7 +44,9 @@ class Announced:
         self._told: dict[bytes, _Told] = {}  # coldest first
         self._events: list[Any] = []
         self._told_before = 0  # at the last look
-        self._evicted = deque([counters()["evicted_blocks"]] * 2, maxlen=2)  # at the last looks
+        self._evicted = counters()["evicted_blocks"]  # at the last look
+        self._owed = 0  # of those, that may still be among what was told
+        self._even_s = time.monotonic()  # when no more was told than the pool had
         self._look_s = 0.0
 
     def planned(self, request: Any, first: int, end: int) -> list[Block]:
@@ -100,8 +104,12 @@ class Announced:
         self._look_s = now + _LOOK_S
         # Of what has been told since the last look, the pool's number may not know yet.
         counters = self._counters()
-        excess = min(self._told_before, len(self._told)) - counters["ready_blocks"]
-        evicted = counters["evicted_blocks"] - self._evicted[0]
-        self.missing(list(itertools.islice(self._told, max(0, min(excess, evicted)))))
+        self._owed += counters["evicted_blocks"] - self._evicted
+        self._evicted = counters["evicted_blocks"]
+        excess = max(0, min(self._told_before, len(self._told)) - counters["ready_blocks"])
+        count = min(excess, self._owed) if now - self._even_s < _PATIENCE_S else excess
+        self._owed = max(0, self._owed - count)
+        if count == excess:
+            self._even_s = now
+        self.missing(list(itertools.islice(self._told, count)))
         self._told_before = len(self._told)
-        self._evicted.append(counters["evicted_blocks"])

@@ -431,6 +431,35 @@ def test_what_is_lost_is_not_taken_for_evicted(watched):
     assert watched.scheduler.take_events() == blocks("removed", "b", 0, 1, 2)
 
 
+def test_as_many_are_taken_back_as_were_evicted_though_told_late():
+    counters = {"evicted_blocks": 0, "ready_blocks": 0}
+    announced = Announced(Words, lambda: counters)
+
+    def look():
+        announced._look_s = 0
+        return [event[1:] for event in announced.take() if event[0] == "removed"]
+
+    def tell(name, blocks):
+        keys = [f"{name}{block}".encode() for block in range(blocks)]
+        announced.stored(keys, None, announced.planned(Request(name, 64), 0, blocks))
+
+    tell("a", 100)
+    counters["ready_blocks"] = 100
+    assert look() == look() == []
+    for _ in range(12):  # a store evicts as it goes on, and is told of at its end
+        counters["evicted_blocks"] += 5
+        assert look() == []
+    tell("b", 60)
+    assert look() == []  # of what was told since the last look the number may not know
+    assert look() == [("a", block) for block in range(99, 39, -1)]  # the last ones are the first that may go
+    counters["evicted_blocks"] += 20
+    counters["ready_blocks"] -= 40  # and 20 are lost
+    assert look() == [("a", block) for block in range(39, 19, -1)] and look() == []
+    announced._even_s -= 60  # nobody has named them for long
+    assert look() == [("a", block) for block in range(19, -1, -1)] and look() == []
+    assert len(announced._told) == counters["ready_blocks"]
+
+
 def test_what_the_pool_evicts_is_taken_back(tmp_path):
     world = World(tmp_path, recompute=False, events=True, devices={"size": "3MiB"})
     requests = [Request(f"{number}", 1024 if number % 2 else 1000, salt=number) for number in range(40)]
