@@ -258,17 +258,16 @@ KVPOOL_API kvpool_status kvpool_match(kvpool_consumer*, const kvpool_request*, k
  *
  * With KVPOOL_IN_PLACE segments that lie in memory devices are not copied: `places` gets their addresses,
  * once they are verified where they lie, as `verify` says. Segments from files and drives come into their
- * buffers as ever, and their places are NULL. A place counts once kvpool_progress() or the result reports its
- * segment; until then it may be NULL, and of a segment that is never reported it means nothing, but is no
- * address outside of the pool's memory. From the request to its release `places` is the pool's to write and
- * the consumer's to read. The buffer of a segment in memory is neither looked at nor written. But which
- * segments those are `places` says afterwards (all of them, where kvpool_stage() has brought this pin's run
- * into memory), so buffers are wanted for all.
+ * buffers as ever, and their places are NULL. A place may be read once kvpool_progress() or the result
+ * reports its segment; what else stands in the array means nothing, and a request that is refused writes
+ * nothing. From the request to its release `places` is the pool's. The buffer of a segment in memory is
+ * neither looked at nor written. But which segments those are `places` says afterwards (all of them, where
+ * kvpool_stage() has brought this pin's run into memory), so buffers are wanted for all.
  *
  * The bytes at a place are to be read only. They stay where and what they are until the pin is given back, by
- * kvpool_unpin() or as its holder closes, whatever becomes of the request and of the block: whoever reads
- * them, a GPU's copy engine too, must be done by then. So the request must name a pin, and must not give it
- * along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT. */
+ * kvpool_unpin(), by anybody's request with KVPOOL_TAKE_PIN, or as its holder closes or is closed, whatever
+ * becomes of the request and of the block: whoever reads them, a GPU's copy engine too, must be done by then.
+ * So the request must name a pin, and must not give it along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT. */
 KVPOOL_API kvpool_status kvpool_retrieve(kvpool_consumer*, const kvpool_request*, kvpool_ticket*);
 
 /* Stores blocks that follow each other; those already stored count as stored. Reads ns, keys, blocks, parent,

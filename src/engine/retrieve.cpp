@@ -64,7 +64,7 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   ticket->promised = blocks;
   // Fewer blocks than keys is a miss of the rest.
   if (blocks < message.blocks) ticket->failure = Errc::miss;
-  // Whatever of it is read too early or for a block that was cut off, no entry is ever an address of nothing.
+  // What comes into a buffer has none.
   if (places != nullptr) std::fill_n(places, uint64_t{blocks} * columns, nullptr);
   locate(*ticket);
 }
