@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -246,6 +247,8 @@ void bind_results(nb::module_& module) {
 
 // [count][16] bytes: of every step-th hash from `first` on, as many as there are, the first 16.
 nb::bytes pack_keys(const nb::list& hashes, size_t first, size_t count, size_t step) {
+  if (step == 0) refuse("a step of 0");
+  count = std::min(count, hashes.size());
   std::vector<char> packed;
   packed.reserve(key_bytes * count);
   for (size_t i = first; packed.size() < key_bytes * count && i < hashes.size(); i += step) {

@@ -111,8 +111,9 @@ class Mover final : public Closable {
   }
   bool wait_unread(const PageNumbers& pages, double timeout_s) {
     const std::shared_ptr<pages::PageMover> mover = get();
+    const std::vector<int32_t> kept = pages.of;  // which another thread may change meanwhile
     const nb::gil_scoped_release let;
-    return mover->wait_unread(pages.of, microseconds(timeout_s));
+    return mover->wait_unread(kept, microseconds(timeout_s));
   }
   bool cancel_stores(double timeout_s) {
     const std::shared_ptr<pages::PageMover> mover = get();

@@ -1,6 +1,6 @@
 // PageNumbers: an engine's pages in Python, thousands of them with nothing done for each in Python.
 //
-// Thread: one at a time; a call that was given them must have returned before they change.
+// Thread: any that holds the GIL.
 
 #pragma once
 

@@ -63,8 +63,8 @@ class Layout:
         """Of the pool's blocks, one after the other: the engine's hash at the end of each, which covers all before it."""
         step = self.block_tokens // self.hash_tokens
         if hashes and len(hashes[0]) < KEY_BYTES:
-            hashes = [hashlib.blake2b(one, digest_size=KEY_BYTES).digest() for one in hashes[step - 1 : end * step : step]]
-            step = 1
+            own = hashes[(first + 1) * step - 1 : end * step : step]
+            return b"".join(hashlib.blake2b(one, digest_size=KEY_BYTES).digest() for one in own)
         return pack_keys(hashes, (first + 1) * step - 1, max(0, end - first), step)
 
     def blocks_hashed(self, hashes: list[bytes]) -> int:
