@@ -7,8 +7,8 @@
 // carries the pieces between the ring and the pages.
 //
 // Thread: one owner thread at a time; no call blocks but open, register_host() and the destructor. Nothing is
-// allocated after open() and set_layers(), but for messages of errors. The caller's current CUDA device and
-// capture mode are as before after each call.
+// allocated but by open(), register_host() and set_layers(), and for messages of errors. The caller's current
+// CUDA device and capture mode are as before after each call.
 //
 // Memory: from submit() to its completion a batch has the bytes of its segments and pages; the arrays that
 // describe it are read during submit() alone. The destructor waits for the batches under way, but at most

@@ -224,15 +224,18 @@ void CudaTransfer::break_down(cudaError_t error, const char* what) {
 size_t CudaTransfer::poll(std::span<GpuCompletion> out) {
   const DeviceGuard guard(options_.device);
   size_t taken = 0;
-  for (const std::unique_ptr<Lane>& lane : lanes_) {
+  // Starting with the other one each time, so that a short `out` starves none.
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& lane = *lanes_[(next_polled_ + i) % lanes_.size()];
     while (taken < out.size()) {
       cudaError_t broken = cudaSuccess;
-      const std::optional<GpuCompletion> completion = lane->take(broken);
+      const std::optional<GpuCompletion> completion = lane.take(broken);
       if (broken != cudaSuccess) break_down(broken, "a batch");
       if (!completion) break;
       out[taken++] = *completion;
     }
   }
+  next_polled_ = (next_polled_ + 1) % lanes_.size();
   return taken;
 }
 

@@ -51,6 +51,7 @@ class CudaTransfer final : public GpuTransfer {
   HostRegions regions_;
   std::vector<std::byte*> registered_;
   std::array<std::unique_ptr<Lane>, 2> lanes_;
+  size_t next_polled_ = 0;
   std::string failure_;
 };
 

@@ -8,7 +8,8 @@
 namespace kvpool {
 
 Status Staging::open(uint64_t bytes, uint32_t pieces_max) {
-  chunk_bytes_ = bytes / chunks;
+  constexpr uint64_t alignment_bytes = 256;
+  chunk_bytes_ = bytes / chunks / alignment_bytes * alignment_bytes;
   KVPOOL_ASSERT(chunk_bytes_ >= uint64_t{1} << 20);
   runs_.reserve(pieces_max);
   Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
