@@ -34,8 +34,7 @@ void copy_streaming(std::byte* destination, const std::byte* source, size_t byte
   size_t at = head;
   for (; at + line_bytes <= bytes; at += line_bytes) {
     if constexpr (ahead > 0) {
-      _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(source) + at + ahead),
-                   _MM_HINT_T0);
+      __builtin_prefetch(source + at + ahead);
     }
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at));
     const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at + 32));
