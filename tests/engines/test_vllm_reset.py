@@ -9,7 +9,7 @@ from engine import expected_cached, prompt
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    return engines.Engine(tmp_path_factory.mktemp("reset"), memory="", device={"limit_read": "5MB/s"})
+    return engines.Engine(tmp_path_factory.mktemp("reset"), memory="", device={"limit_read": "2MB/s"})
 
 
 def finish(engine, names):
