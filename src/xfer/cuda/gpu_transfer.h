@@ -54,11 +54,16 @@ struct ExternalStream {
   uintptr_t handle = 0;
 };
 
+// An event of the caller's, a cudaEvent_t as a number. REQUIRES: it is there.
+struct ExternalEvent {
+  uintptr_t handle = 0;
+};
+
 struct PagedBatch {
   GpuDirection direction = GpuDirection::load;
   std::span<const PagedSegment> segments;
-  std::span<const int32_t> pages;       // page numbers of all segments; below 0: not there, passed over
-  std::optional<ExternalStream> after;  // begins after what is on that stream now
+  std::span<const int32_t> pages;      // page numbers of all segments; below 0: not there, passed over
+  std::optional<ExternalEvent> after;  // begins after what this event was recorded behind, before submit()
 };
 
 struct GpuTicket {

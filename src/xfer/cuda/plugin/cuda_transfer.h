@@ -38,8 +38,8 @@ class CudaTransfer final : public GpuTransfer {
   [[nodiscard]] cudaError_t drain() const;
   void leave_behind();
   [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
-  [[nodiscard]] Status order_after(Lane& lane, ExternalStream stream);
-  // Of a stream of the caller's: the caller's fault, unless the context is broken.
+  [[nodiscard]] Status order_after(Lane& lane, ExternalEvent event);
+  // Of what is the caller's: the caller's fault, unless the context is broken.
   [[nodiscard]] Status refuse(const Lane& lane, cudaError_t error, const char* what);
   // Keeps the first error that stays.
   void break_down(cudaError_t error, const char* what);

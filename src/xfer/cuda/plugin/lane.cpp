@@ -24,7 +24,6 @@ Status Lane::make() {
   if (made) made = make_stream(notices_);
   for (Slot& slot : slots_) {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
-    if (made) made = make_event(slot.after);
     if (made) made = make_event(slot.done);
   }
   if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max);
@@ -49,12 +48,9 @@ cudaStream_t Lane::last() const {
   return direction_ == GpuDirection::store ? staging_.copies() : work_.get();
 }
 
-cudaError_t Lane::begin_after(cudaStream_t external) {
-  const cudaEvent_t event = slot(submitted_).after.get();
-  cudaError_t error = cudaEventRecord(event, external);
-  if (error == cudaSuccess) error = cudaStreamWaitEvent(work_.get(), event, 0);
-  if (error == cudaSuccess) error = cudaStreamWaitEvent(staging_.copies(), event, 0);
-  return error;
+cudaError_t Lane::begin_after(cudaEvent_t external) {
+  const cudaError_t error = cudaStreamWaitEvent(work_.get(), external, 0);
+  return error == cudaSuccess ? cudaStreamWaitEvent(staging_.copies(), external, 0) : error;
 }
 
 cudaError_t Lane::issue(const PieceTotals& totals) {

@@ -36,9 +36,9 @@ class Lane {
   [[nodiscard]] std::span<CopyPiece> room() const;
   // Cuts them as the kernel wants them. too_large: they do not fit.
   [[nodiscard]] Status cut(PieceTotals& totals) const;
-  // The next batch begins after what is on that stream. What CUDA refuses is the caller's fault, unless the
-  // context is broken.
-  [[nodiscard]] cudaError_t begin_after(cudaStream_t external);
+  // The next batch begins after that event. What CUDA refuses is the caller's fault, unless the context is
+  // broken.
+  [[nodiscard]] cudaError_t begin_after(cudaEvent_t external);
   // Puts the pieces in room() on the streams, and takes the next number.
   // REQUIRES: not full(); cut(totals); no issue() before has failed.
   [[nodiscard]] cudaError_t issue(const PieceTotals& totals);
@@ -55,7 +55,6 @@ class Lane {
  private:
   struct Slot {
     Pinned<CopyPiece> pieces;
-    Event after;
     Event done;
     bool whole = false;  // all of it was put on streams, and `done` after it
   };

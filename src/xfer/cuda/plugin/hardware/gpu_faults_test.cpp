@@ -16,8 +16,8 @@ constexpr uint64_t page_bytes = 64 << 10;
 constexpr uint32_t pages = 48;
 constexpr uint64_t cache_bytes = page_bytes * pages;
 constexpr uint64_t slow_ms = 20;
-// Calls that let a batch wait for a stream, before it is put on streams.
-constexpr int order_calls = 3;
+// Calls that let a batch wait for an event, before it is put on streams.
+constexpr int order_calls = 2;
 // The two calls that come last only wake a sleeper.
 constexpr int waking_calls = 2;
 
@@ -75,9 +75,9 @@ class GpuFaults : public testing::Test {
     EXPECT_TRUE(std::ranges::all_of(seen, [](std::byte byte) { return byte == std::byte{0x5a}; }));
   }
 
-  [[nodiscard]] PagedBatch batch_after(GpuDirection direction, const Stream& stream) const {
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction, const Event& event) const {
     PagedBatch made = batch(direction);
-    made.after = ExternalStream{reinterpret_cast<uintptr_t>(stream.get())};
+    made.after = number_of(event);
     return made;
   }
 
@@ -90,10 +90,12 @@ class GpuFaults : public testing::Test {
     fill(direction == GpuDirection::store, 0x11);
     EXPECT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, external_.get()));
     EXPECT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, 2 * slow_ms, later_.get()));
-    EXPECT_TRUE(transfer->submit(batch_after(direction, external_)));
+    const Event first = record(external_);
+    const Event second = record(later_);
+    EXPECT_TRUE(transfer->submit(batch_after(direction, first)));
     const bool faulty = calls_before_fault >= 0;
     fail_cuda_after(faulty ? order_calls + calls_before_fault : -1);
-    const auto ticket = transfer->submit(batch_after(direction, later_));
+    const auto ticket = transfer->submit(batch_after(direction, second));
     const int calls = cuda_calls() - order_calls;
     fail_cuda_after(-1);
     EXPECT_TRUE(ticket) << "a batch that was put on streams in part is accepted";
@@ -132,14 +134,16 @@ TEST_F(GpuFaults, ABatchThatIsRefusedHalfWayEndsOnceAndWritesNothingLater) {
   }
 }
 
-// Refused before anything is put on a stream: by the caller's stream, as CUDA sees it.
-TEST_F(GpuFaults, AStreamThatCannotBeWaitedForRefusesTheBatchAlone) {
+// Refused before anything is put on a stream: by the caller's event, as CUDA sees it.
+TEST_F(GpuFaults, AnEventThatCannotBeWaitedForRefusesTheBatchAlone) {
   segments_ = {{host_.get(), 0, 0, pages}};
   const auto transfer = open();
   ASSERT_NE(transfer, nullptr);
+  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, 10 * slow_ms, external_.get()));
+  const Event event = record(external_);
   for (int before = 0; before < order_calls; ++before) {
     fail_cuda_after(before);
-    const auto refused = transfer->submit(batch_after(GpuDirection::load, external_));
+    const auto refused = transfer->submit(batch_after(GpuDirection::load, event));
     fail_cuda_after(-1);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::invalid_argument);

@@ -151,6 +151,15 @@ Stream make_external() {
   return Stream(stream);
 }
 
+Event record(const Stream& stream) {
+  Event event;
+  EXPECT_TRUE(make_event(event));
+  EXPECT_CUDA(cudaEventRecord(event.get(), stream.get()));
+  return event;
+}
+
+ExternalEvent number_of(const Event& event) { return {reinterpret_cast<uintptr_t>(event.get())}; }
+
 void expect_completions(GpuTransfer& transfer, size_t count) {
   std::array<uint64_t, 2> next{};
   std::array<bool, 2> seen{};

@@ -68,6 +68,9 @@ class PagedCache {
 
 [[nodiscard]] std::unique_ptr<GpuTransfer> open_transfer(const GpuOptions& options, PagedCache& cache);
 [[nodiscard]] Stream make_external();
+// An event behind what is on that stream now, and its number.
+[[nodiscard]] Event record(const Stream& stream);
+[[nodiscard]] ExternalEvent number_of(const Event& event);
 
 // Takes `count` completions, all of which must be good, in order within each direction.
 void expect_completions(GpuTransfer& transfer, size_t count);

@@ -53,11 +53,14 @@ class GpuOrder : public testing::Test {
   [[nodiscard]] PagedBatch batch(GpuDirection direction) const {
     return {.direction = direction, .segments = segments_, .pages = numbers_, .after = {}};
   }
-  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) const {
+  // Behind what is on that stream now.
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction, const Stream& stream) {
+    events_.push_back(record(stream));
     PagedBatch made = batch(direction);
-    made.after = external();
+    made.after = number_of(events_.back());
     return made;
   }
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) { return batch_after(direction, external_); }
   void expect_all(const std::byte* memory, uint8_t value) const {
     for (uint64_t i = 0; i < cache_bytes; ++i) ASSERT_EQ(memory[i], std::byte{value}) << "at " << i;
   }
@@ -77,6 +80,7 @@ class GpuOrder : public testing::Test {
   Stream external_;
   std::vector<int32_t> numbers_;
   std::vector<PagedSegment> segments_;
+  std::vector<Event> events_;
   std::unique_ptr<GpuTransfer> transfer_;  // closed first
 };
 
@@ -88,6 +92,28 @@ TEST_F(GpuOrder, AStoreSeesWhatAnExternalStreamWritesBefore) {
   EXPECT_LT(Clock::now() - start, std::chrono::milliseconds(slow_ms / 2));
   expect_completions(*transfer_, 1);
   expect_all(host_.get(), 0x5a);
+}
+
+TEST_F(GpuOrder, ABatchDoesNotWaitForWhatComesAfterItsEvent) {
+  ASSERT_CUDA(launch_slow_fill(cache_.get(), cache_bytes, 0x5b, slow_ms / 10, external_.get()));
+  const PagedBatch store = batch_after(GpuDirection::store);
+  Pinned<uint32_t> open;
+  ASSERT_TRUE(make_pinned(open, 1));
+  *open = 0;
+  ASSERT_CUDA(launch_gate(open.get(), external_.get()));
+  ASSERT_TRUE(transfer_->submit(store));
+  expect_completions(*transfer_, 1);
+  EXPECT_EQ(cudaStreamQuery(external_.get()), cudaErrorNotReady);
+  (void)cudaGetLastError();
+  __atomic_store_n(open.get(), 1, __ATOMIC_RELEASE);
+  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  expect_all(host_.get(), 0x5b);
+  // An event may go as soon as the batch that names it is submitted, and be over by then.
+  const PagedBatch another = batch_after(GpuDirection::store);
+  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  ASSERT_TRUE(transfer_->submit(another));
+  events_.clear();
+  expect_completions(*transfer_, 1);
 }
 
 TEST_F(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
@@ -107,9 +133,7 @@ TEST_F(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
   std::memset(host_.get(), 0x33, cache_bytes);
   const Stream gate = make_external();
   ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
-  PagedBatch load = batch(GpuDirection::load);
-  load.after = ExternalStream{reinterpret_cast<uintptr_t>(gate.get())};
-  const auto ticket = transfer_->submit(load);
+  const auto ticket = transfer_->submit(batch_after(GpuDirection::load, gate));
   ASSERT_TRUE(ticket) << ticket.error().message;
   ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
   put_aside();
@@ -125,9 +149,7 @@ TEST_F(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
   ASSERT_CUDA(cudaDeviceSynchronize());
   const Stream gate = make_external();
   ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
-  PagedBatch store = batch(GpuDirection::store);
-  store.after = ExternalStream{reinterpret_cast<uintptr_t>(gate.get())};
-  const auto ticket = transfer_->submit(store);
+  const auto ticket = transfer_->submit(batch_after(GpuDirection::store, gate));
   ASSERT_TRUE(ticket) << ticket.error().message;
   ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
   ASSERT_CUDA(cudaMemsetAsync(cache_.get(), 0x55, cache_bytes, external_.get()));
