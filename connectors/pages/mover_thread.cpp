@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "connectors/pages/mover_work.h"
 
@@ -24,10 +24,16 @@ void PageMover::run() {
   while (take_orders()) {
     take_completions();
     look_at_progress();
+    bool moved = take_copies();
+    settle_units();
     start_units();
+    moved = hand_over() || moved;
+    moved = take_copies() || moved;  // the CPU's have ended already
+    settle_units();
+    moved = send_stores() || moved;
     end_jobs(loads_);
     end_jobs(stores_);
-    sleep();
+    if (!moved) sleep();
   }
   const std::lock_guard lock(mutex_);
   ended_ = true;
@@ -66,7 +72,9 @@ void PageMover::stop(Job& job) {
   if (!job.cancelled) return;
   job.good = 0;
   for (const std::unique_ptr<Unit>& unit : units_) {
-    if (unit->job == &job && !unit->has_result) unit->cancel_wanted = true;
+    if (unit->job != &job) continue;
+    unit->drop_copies();
+    unit->cancel_wanted = !unit->has_result;
   }
 }
 
@@ -78,19 +86,35 @@ void PageMover::take_completions() {
     if (taken[i].kind == KVPOOL_RESULT) {
       finish(unit, taken[i]);
     } else {
-      release(unit);
+      unit.released = true;
     }
   }
 }
 
+void PageMover::finish(Unit& unit, const kvpool_completion& result) {
+  Job& job = *unit.job;
+  unit.has_result = true;
+  if (result.status == KVPOOL_BUSY && job.is_load && !job.stopped) {
+    unit.drop_copies();
+    job.again.push_back({unit.first, unit.count});
+    return;
+  }
+  const bool whole = !job.is_load || result.segments == segments();
+  unit.good = whole ? std::min(result.blocks, unit.count) : 0;
+  if (job.is_load) unit.set_ready(segments(), job.cancelled || unit.copy_failed ? 0 : unit.good);
+  if (unit.good == unit.count) return;
+  job.good = std::min(job.good, unit.first + unit.good);
+  job.stopped = true;
+}
+
 void PageMover::look_at_progress() {
   for (const std::unique_ptr<Unit>& unit : units_) {
-    if (unit->job == nullptr || unit->has_result) continue;
+    if (unit->job == nullptr || unit->has_result || unit->ticket == 0) continue;
     if (unit->cancel_wanted && kvpool_cancel(consumer_, unit->ticket) != KVPOOL_BUSY) {
       unit->cancel_wanted = false;
     }
-    if (unit->job->is_load && !unit->job->cancelled) {
-      scatter_to(*unit, *unit->job, kvpool_progress(consumer_, unit->ticket), unit->count);
+    if (unit->job->is_load && !unit->job->cancelled && !unit->copy_failed) {
+      unit->set_ready(kvpool_progress(consumer_, unit->ticket), unit->count);
     }
   }
 }
@@ -109,17 +133,22 @@ void PageMover::start_units() {
   start_stores();
 }
 
-// A block must be in the pool before one that follows it is stored: of a chain the first store alone, one
-// unit after the other.
+// Of a chain two units at most: one is gathered while the one before it is stored, as long as that leaves
+// loads room.
 void PageMover::start_stores() {
-  std::unordered_set<uint64_t> taken;
+  constexpr uint32_t ahead = 2;
+  std::unordered_map<uint64_t, uint32_t> under_way;
   for (const std::unique_ptr<Unit>& unit : units_) {
-    if (unit->job != nullptr && !unit->job->is_load && !unit->has_result) taken.insert(unit->job->chain);
+    if (unit->job != nullptr && !unit->job->is_load && !unit->has_result) ++under_way[unit->job->chain];
   }
+  const auto most = [this] {
+    return free_units_.size() > units_max / 2 && free_slots_.size() > slot_count_ / 2 ? ahead : 1U;
+  };
   for (const std::unique_ptr<Job>& job : stores_) {
     if (free_units_.empty() || free_slots_.empty()) return;
-    if (job->over() || !taken.insert(job->chain).second) continue;
-    if (job->wants_more()) (void)start_unit(*job, 0);
+    uint32_t& its = under_way[job->chain];
+    while (job->wants_more() && its < most() && start_unit(*job, 0)) ++its;
+    if (job->wants_more()) its = ahead;  // a later one of the chain waits for it
   }
 }
 
@@ -128,22 +157,30 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   if (free_units_.size() <= units_kept || free_slots_.size() <= slots_kept) return false;
   const auto room = static_cast<uint32_t>(free_slots_.size() - slots_kept);
   Unit& unit = *units_[free_units_.back()];
-  unit.job = &job;
   const Job::Range next =
       job.again.empty() ? Job::Range{job.started, job.blocks - job.started} : job.again.back();
+  unit.job = &job;
+  unit.number = units_started_;
   unit.first = next.first;
   unit.count = std::min({unit_blocks_, room, next.count});
-  unit.scattered = 0;
-  unit.has_result = unit.cancel_wanted = false;
   unit.slots.assign(free_slots_.end() - unit.count, free_slots_.end());
-  const kvpool_status sent = send(unit);
+  unit.ticket = 0;
+  unit.has_result = unit.released = unit.cancel_wanted = unit.copy_failed = unit.gathered = false;
+  unit.good = unit.ready_segments = unit.next_segment = unit.next_block = 0;
+  const kvpool_status sent = job.is_load ? send_load(unit) : KVPOOL_OK;
   if (sent != KVPOOL_OK) {
     unit.job = nullptr;
+    unit.slots.clear();
     if (sent != KVPOOL_BUSY) stop(job);  // the pool is closed
     return false;
   }
+  if (!job.is_load) {
+    unit.set_ready(segments(), unit.count);
+    ++job.gathering;
+  }
   free_slots_.resize(free_slots_.size() - unit.count);
   free_units_.pop_back();
+  ++units_started_;
   ++job.units_out;
   if (job.again.empty()) {
     job.started += unit.count;
@@ -154,92 +191,90 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   return true;
 }
 
-kvpool_status PageMover::send(Unit& unit) {
-  const Job& job = *unit.job;
-  const auto segments = static_cast<uint32_t>(options_.layers.size());
+kvpool_request PageMover::request_for(const Unit& unit) const {
   kvpool_request request{};
   request.struct_size = sizeof request;
-  request.user_data = free_units_.back();
+  request.user_data = number_of(unit);
   request.ns = options_.ns;
   request.blocks = unit.count;
   request.buffers = unit.addresses;
   for (uint32_t block = 0; block < unit.count; ++block) {
-    for (uint32_t segment = 0; segment < segments; ++segment) {
-      unit.addresses[block * segments + segment] = kvpool_address(consumer_, place(unit, block, segment));
+    for (uint32_t segment = 0; segment < segments(); ++segment) {
+      unit.addresses[block * segments() + segment] = kvpool_address(consumer_, slot(unit, block, segment));
     }
   }
-  if (job.is_load) {
-    request.pin = job.pin;
-    request.block_first = job.block_first + unit.first;
-    if (job.timeout_given) {
-      const auto left = std::chrono::duration_cast<std::chrono::microseconds>(job.deadline - Clock::now());
-      request.timeout_us = static_cast<uint64_t>(std::max<int64_t>(left.count(), 1));
-    }
-    return kvpool_retrieve(consumer_, &request, &unit.ticket);
-  }
-  request.keys = unit.keys;
-  request.has_parent = unit.first > 0 || job.has_parent ? 1 : 0;
-  request.parent = unit.first > 0 ? job.keys[unit.first - 1] : job.parent;
-  std::copy_n(job.keys.begin() + unit.first, unit.count, unit.keys);
-  for (uint32_t block = 0; block < unit.count; ++block) {
-    for (uint32_t segment = 0; segment < segments; ++segment) copy(unit, job, segment, block);
-  }
-  return kvpool_store(consumer_, &request, &unit.ticket);
+  return request;
 }
 
-std::byte* PageMover::place(const Unit& unit, uint32_t block, uint32_t segment) const {
-  return slots_ + unit.slots[block] * slot_bytes_ + segment_offset_[segment];
-}
-
-void PageMover::copy(const Unit& unit, const Job& job, uint32_t segment, uint32_t block) const {
-  const size_t first = size_t{unit.first + block} * block_pages_ + first_page_[segment];
-  const std::span pages(&job.pages[first], page_count_[segment]);
-  if (job.is_load) {
-    scatter(options_.layers[segment], pages, place(unit, block, segment));
-  } else {
-    gather(options_.layers[segment], pages, place(unit, block, segment));
+kvpool_status PageMover::send_load(Unit& unit) {
+  const Job& job = *unit.job;
+  kvpool_request request = request_for(unit);
+  request.flags = KVPOOL_IN_PLACE;
+  request.places = unit.places;
+  // Of windows that are not loaded nobody writes a place.
+  std::fill_n(unit.places, uint64_t{unit.count} * segments(), nullptr);
+  request.pin = job.pin;
+  request.block_first = job.block_first + unit.first;
+  if (job.timeout_given) {
+    const auto left = std::chrono::duration_cast<std::chrono::microseconds>(job.deadline - Clock::now());
+    request.timeout_us = static_cast<uint64_t>(std::max<int64_t>(left.count(), 1));
   }
+  return kvpool_retrieve(consumer_, &request, &unit.ticket);
 }
 
-void PageMover::scatter_to(Unit& unit, const Job& job, uint32_t segments, uint32_t blocks) {
-  for (; unit.scattered < segments; ++unit.scattered) {
-    for (uint32_t block = 0; block < blocks; ++block) copy(unit, job, unit.scattered, block);
+bool PageMover::send_stores() {
+  bool moved = false;
+  for (const std::unique_ptr<Unit>& unit : units_) {
+    if (unit->job == nullptr || unit->job->is_load || !unit->gathered) continue;
+    if (unit->ticket != 0 || unit->has_result) continue;
+    moved = send_store(*unit) || moved;
   }
+  return moved;
 }
 
-void PageMover::finish(Unit& unit, const kvpool_completion& result) {
+// Stores what was gathered, or lets it go where the blocks before it are not stored. False: it waits.
+bool PageMover::send_store(Unit& unit) {
   Job& job = *unit.job;
-  const auto segments = static_cast<uint32_t>(options_.layers.size());
-  unit.has_result = true;
-  unit.job = nullptr;
-  --job.units_out;
-  if (result.status == KVPOOL_BUSY && job.is_load && !job.stopped) {
-    job.again.push_back({unit.first, unit.count});
-    return;
+  bool wanted = !job.cancelled && !unit.copy_failed && (!job.stopped || unit.first < job.good);
+  if (wanted) {
+    if (is_behind_another(unit)) return false;
+    kvpool_request request = request_for(unit);
+    request.keys = unit.keys;
+    request.has_parent = unit.first > 0 || job.has_parent ? 1 : 0;
+    request.parent = unit.first > 0 ? job.keys[unit.first - 1] : job.parent;
+    std::copy_n(job.keys.begin() + unit.first, unit.count, unit.keys);
+    const kvpool_status sent = kvpool_store(consumer_, &request, &unit.ticket);
+    if (sent == KVPOOL_BUSY) return false;
+    wanted = sent == KVPOOL_OK;
   }
-  const bool whole = !job.is_load || result.segments == segments;
-  const uint32_t good = whole ? std::min(result.blocks, unit.count) : 0;
-  if (job.is_load && !job.cancelled) scatter_to(unit, job, good > 0 ? segments : 0, good);
-  {
-    const std::lock_guard lock(mutex_);
-    (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += good;
-    (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += good * block_bytes_;
-  }
-  if (good == unit.count) return;
-  job.good = std::min(job.good, unit.first + good);
-  job.stopped = true;
+  if (wanted) return true;
+  job.good = std::min(job.good, unit.first);
+  stop(job);
+  unit.has_result = unit.released = true;
+  settle(unit);
+  return true;
 }
 
-void PageMover::release(Unit& unit) {
-  free_slots_.insert(free_slots_.end(), unit.slots.begin(), unit.slots.end());
+// A block must be in the pool before one that follows it is stored.
+bool PageMover::is_behind_another(const Unit& unit) const {
+  return std::ranges::any_of(units_, [&](const std::unique_ptr<Unit>& other) {
+    return other->job != nullptr && !other->job->is_load && !other->has_result &&
+           other->job->chain == unit.job->chain && other->number < unit.number;
+  });
+}
 
-  const auto number = std::ranges::find_if(units_, [&](const auto& other) { return other.get() == &unit; });
-  free_units_.push_back(static_cast<uint32_t>(number - units_.begin()));
+uint32_t PageMover::number_of(const Unit& unit) const {
+  const auto found = std::ranges::find_if(units_, [&](const auto& other) { return other.get() == &unit; });
+  return static_cast<uint32_t>(found - units_.begin());
+}
+
+std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) const {
+  return slots_ + unit.slots[block] * slot_bytes_ + segment_offset_[segment];
 }
 
 void PageMover::end_jobs(std::deque<std::unique_ptr<Job>>& jobs) {
   for (const std::unique_ptr<Job>& job : jobs) {
-    if (job->is_load || job->gathered || job->wants_more()) continue;
+    if (job->is_load || job->gathered || job->wants_more() || job->gathering > 0) continue;
     job->gathered = true;
     tell_gathered(*job);
   }
@@ -277,14 +312,19 @@ void PageMover::tell_gathered(const Job& job) {
 }
 
 void PageMover::sleep() {
-  if (kvpool_arm(consumer_) == 0) return;
-  std::array<pollfd, 2> descriptors = {{{.fd = wake_fd_, .events = POLLIN, .revents = 0},
-                                        {.fd = kvpool_event_fd(consumer_), .events = POLLIN, .revents = 0}}};
+  PageCopier& copier = *options_.copier;
   const bool idle = loads_.empty() && stores_.empty();
   if (idle && is_closing()) return;
-  ::poll(descriptors.data(), descriptors.size(), idle ? -1 : look_ms);
-  uint64_t ignored = 0;
-  [[maybe_unused]] const ssize_t taken = read(wake_fd_, &ignored, sizeof ignored);
+  copier.prepare_wait();
+  if (!take_copies() && kvpool_arm(consumer_) != 0) {
+    std::array<pollfd, 3> descriptors = {{{.fd = wake_fd_, .events = POLLIN, .revents = 0},
+                                          {.fd = kvpool_event_fd(consumer_), .events = POLLIN, .revents = 0},
+                                          {.fd = copier.wait_fd(), .events = POLLIN, .revents = 0}}};
+    ::poll(descriptors.data(), descriptors.size(), idle ? -1 : look_ms);
+    uint64_t ignored = 0;
+    [[maybe_unused]] const ssize_t taken = read(wake_fd_, &ignored, sizeof ignored);
+  }
+  copier.done_wait();
 }
 
 }  // namespace kvpool::pages

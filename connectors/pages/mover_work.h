@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <vector>
@@ -26,6 +27,7 @@ struct PageMover::Job {
   uint32_t block_first = 0;
   uint32_t blocks = 0;
   std::vector<int32_t> pages;
+  uint64_t after = 0;
   bool timeout_given = false;  // else the deadline is for what has not been started
   std::chrono::steady_clock::time_point deadline;
 
@@ -37,7 +39,8 @@ struct PageMover::Job {
   std::vector<Range> again;  // of those, what the pool had no room to take on
   uint32_t good = 0;         // no block from here on will be complete
   uint32_t units_out = 0;
-  bool stopped = false;  // no more units
+  uint32_t gathering = 0;  // of those, that still read pages
+  bool stopped = false;    // no more units
   bool cancelled = false;
   bool gathered = false;  // and told
 
@@ -45,18 +48,50 @@ struct PageMover::Job {
   [[nodiscard]] bool over() const { return !wants_more() && units_out == 0; }
 };
 
-// Some blocks of a job, and the request that moves them.
+// Some blocks of a job, the request and the copies that move them. A load's request comes first, and what of
+// it is complete is copied; a store's copies come first.
 struct PageMover::Unit {
-  Job* job = nullptr;
+  Job* job = nullptr;   // until its request has its result, and its copies have ended
+  uint64_t number = 0;  // in the order of their starts
   uint32_t first = 0;
   uint32_t count = 0;
-  std::vector<uint32_t> slots;
-  kvpool_ticket ticket = 0;
-  uint32_t scattered = 0;  // segments
+  std::vector<uint32_t> slots;  // until the request is released, too; empty: the unit is free
+  kvpool_ticket ticket = 0;     // 0: not sent
   bool has_result = false;
+  bool released = false;
   bool cancel_wanted = false;
+  uint32_t good = 0;  // blocks, by the result
+
+  // What may be copied: these segments of these blocks. Handed to the copier were all segments before
+  // next_segment, and of that one all blocks before next_block.
+  uint32_t ready_segments = 0;
+  uint32_t ready_blocks = 0;
+  uint32_t next_segment = 0;
+  uint32_t next_block = 0;
+  uint32_t copies_out = 0;
+  bool copy_failed = false;
+  bool gathered = false;
+
   kvpool_key* keys = nullptr;     // in the region
   uint64_t* addresses = nullptr;  // in the region
+  const void** places = nullptr;  // in the region
+
+  [[nodiscard]] bool handed_over() const { return next_segment >= ready_segments; }
+  [[nodiscard]] bool copied() const { return handed_over() && copies_out == 0; }
+  void set_ready(uint32_t segments, uint32_t blocks) {
+    ready_segments = blocks == 0 ? 0 : segments;
+    ready_blocks = blocks;
+    if (next_block < blocks || next_block == 0) return;
+    ++next_segment;
+    next_block = 0;
+  }
+  void advance(size_t parts) {
+    const size_t blocks = next_block + parts;
+    next_segment += static_cast<uint32_t>(blocks / ready_blocks);
+    next_block = static_cast<uint32_t>(blocks % ready_blocks);
+  }
+  // Of what was not handed over nothing will be.
+  void drop_copies() { set_ready(0, 0); }
 };
 
 }  // namespace kvpool::pages

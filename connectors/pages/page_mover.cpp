@@ -25,6 +25,11 @@ constexpr uint64_t round_up(uint64_t bytes) {
   return (bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
 }
 
+// Keys, addresses and places of a unit's blocks.
+constexpr uint64_t unit_array_bytes(uint64_t layers) {
+  return unit_blocks_most * (sizeof(kvpool_key) + layers * (sizeof(uint64_t) + sizeof(const void*)));
+}
+
 Clock::time_point after(uint64_t timeout_us) {
   constexpr uint64_t longest_us = 1ULL << 50;
   return Clock::now() + std::chrono::microseconds(std::min(timeout_us, longest_us));
@@ -77,8 +82,11 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
     block_bytes_ += segment_bytes;
     slot_bytes_ += round_up(segment_bytes);
   }
-  const uint64_t unit_array_bytes = unit_blocks_most * (sizeof(kvpool_key) + layers * sizeof(uint64_t));
-  const uint64_t array_bytes = round_up(units_max * unit_array_bytes);
+  if (options_.copier == nullptr) options_.copier = cpu_copier();
+  const kvpool_status prepared = options_.copier->open(options_.pool, options_.layers, options_.pages, error);
+  if (prepared != KVPOOL_OK) return prepared;
+  knows_events_ = options_.copier->knows_events();
+  const uint64_t array_bytes = round_up(units_max * unit_array_bytes(layers));
   kvpool_consumer_options wanted{};
   wanted.struct_size = sizeof wanted;
   wanted.name = "pages";
@@ -99,20 +107,28 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
   slots_ = region + array_bytes;
   slot_count_ = static_cast<uint32_t>(std::min<uint64_t>((bytes - array_bytes) / slot_bytes_, 1 << 20));
   unit_blocks_ = std::clamp(slot_count_ / 4, 1U, unit_blocks_most);
-  for (uint32_t slot = slot_count_; slot > 0; --slot) free_slots_.push_back(slot - 1);
-  for (uint32_t i = 0; i < units_max; ++i) {
-    std::byte* const arrays = region + i * unit_array_bytes;
-    units_.push_back(std::make_unique<Unit>());
-    units_.back()->keys = reinterpret_cast<kvpool_key*>(arrays);
-    units_.back()->addresses = reinterpret_cast<uint64_t*>(arrays + unit_blocks_most * sizeof(kvpool_key));
-    units_.back()->slots.reserve(unit_blocks_most);
-    free_units_.push_back(i);
-  }
+  make_units(region);
   return KVPOOL_OK;
 }
 
-kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks) const {
+void PageMover::make_units(std::byte* region) {
+  for (uint32_t slot = slot_count_; slot > 0; --slot) free_slots_.push_back(slot - 1);
+  parts_.reserve(uint64_t{unit_blocks_most} * segments());
+  for (uint32_t i = 0; i < units_max; ++i) {
+    std::byte* const arrays = region + i * unit_array_bytes(segments());
+    units_.push_back(std::make_unique<Unit>());
+    Unit& unit = *units_.back();
+    unit.keys = reinterpret_cast<kvpool_key*>(arrays);
+    unit.addresses = reinterpret_cast<uint64_t*>(arrays + unit_blocks_most * sizeof(kvpool_key));
+    unit.places = reinterpret_cast<const void**>(unit.addresses + uint64_t{unit_blocks_most} * segments());
+    unit.slots.reserve(unit_blocks_most);
+    free_units_.push_back(i);
+  }
+}
+
+kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks, uint64_t after) const {
   if (blocks == 0 || pages.size() != blocks * block_pages_) return KVPOOL_INVALID_ARGUMENT;
+  if (after != 0 && !knows_events_) return KVPOOL_INVALID_ARGUMENT;
   const auto all = static_cast<int64_t>(readers_.size());  // of groups that no layer is in, too
   if (std::ranges::any_of(pages, [&](int32_t page) { return page >= all; })) return KVPOOL_INVALID_ARGUMENT;
   for (size_t layer = 0; layer < options_.layers.size(); ++layer) {
@@ -128,7 +144,7 @@ kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks)
 }
 
 kvpool_status PageMover::store(StoreJob job) {
-  if (const kvpool_status bad = check(job.pages, job.keys.size()); bad != KVPOOL_OK) return bad;
+  if (const kvpool_status bad = check(job.pages, job.keys.size(), job.after); bad != KVPOOL_OK) return bad;
   if (std::ranges::any_of(job.pages, [](int32_t page) { return page < 0; })) return KVPOOL_INVALID_ARGUMENT;
   auto made = std::make_unique<Job>();
   made->id = job.id;
@@ -138,11 +154,12 @@ kvpool_status PageMover::store(StoreJob job) {
   made->has_parent = job.has_parent;
   made->parent = job.parent;
   made->pages = std::move(job.pages);
+  made->after = job.after;
   return enqueue(std::move(made));
 }
 
 kvpool_status PageMover::load(LoadJob job) {
-  if (const kvpool_status bad = check(job.pages, job.blocks); bad != KVPOOL_OK) return bad;
+  if (const kvpool_status bad = check(job.pages, job.blocks, job.after); bad != KVPOOL_OK) return bad;
   if (job.pin == 0) return KVPOOL_INVALID_ARGUMENT;
   auto made = std::make_unique<Job>();
   made->is_load = true;
@@ -151,6 +168,7 @@ kvpool_status PageMover::load(LoadJob job) {
   made->pin = job.pin;
   made->block_first = job.block_first;
   made->pages = std::move(job.pages);
+  made->after = job.after;
   made->timeout_given = job.timeout_us > 0;
   made->deadline = after(made->timeout_given ? job.timeout_us : wait_us_max);
   return enqueue(std::move(made));
@@ -255,6 +273,7 @@ kvpool_status PageMover::close(uint64_t timeout_us, kvpool_error* error) {
     lock.unlock();
     thread_.join();
   }
+  options_.copier.reset();
   if (consumer_ == nullptr) return KVPOOL_OK;
   const auto left = std::chrono::duration_cast<std::chrono::microseconds>(until - Clock::now()).count();
   const kvpool_status closed =

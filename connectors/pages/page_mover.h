@@ -1,13 +1,14 @@
 // PageMover: carries blocks between an engine's pages and a pool. A store gathers the pages of its blocks
-// into pool memory and stores them from there; a load retrieves blocks into pool memory and scatters each
-// segment to its pages as soon as that is complete. The work is cut into units of a few blocks, several at a
-// time; the loads under way take turns, and go before the stores, but for one unit. Stores of one chain
-// follow each other.
+// into pool memory and stores them from there; a load scatters each segment to its pages as soon as that is
+// complete, from where it lies in the pool's memory, or from where it was retrieved to. The work is cut into
+// units of a few blocks, several at a time; the loads under way take turns, and go before the stores, but for
+// one unit. Stores of one chain follow each other.
 //
-// Threads: it has one of its own, which alone uses its consumer and copies. All functions below may be called
-// from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.
+// Threads: it has one of its own, which alone uses its consumer and its copier. All functions below may be
+// called from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.
 // Pages: a store reads its pages until GATHERED, a load writes its pages until LOADED; then they may be
-// reused. A device that hangs keeps a unit's memory, and not its job.
+// reused. A device that hangs keeps a unit's memory, and not its job. Copies that do not end keep both: a job
+// whose event (`after`) never comes does not end, nor do those behind it.
 //
 // Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a geometry
 // with window segments loads all of its blocks or none: fewer would want other pages.
@@ -28,6 +29,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "connectors/pages/page_copier.h"
 #include "connectors/pages/page_layout.h"
 #include "kvpool/kvpool.h"
 
@@ -36,10 +38,11 @@ namespace kvpool::pages {
 struct MoverOptions {
   kvpool_pool* pool = nullptr;
   uint32_t ns = 0;
-  std::vector<Layer> layers;   // [segments]; each segment is one layer's
-  BlockPages pages;            // of a block
-  bool windows = false;        // some segments are needed in a run's last block alone
-  uint64_t staging_bytes = 0;  // 0: the largest piece of the pool's `buffers` that is left
+  std::vector<Layer> layers;           // [segments]; each segment is one layer's
+  BlockPages pages;                    // of a block
+  bool windows = false;                // some segments are needed in a run's last block alone
+  uint64_t staging_bytes = 0;          // 0: the largest piece of the pool's `buffers` that is left
+  std::unique_ptr<PageCopier> copier;  // null: the CPU
 };
 
 struct StoreJob {
@@ -49,6 +52,7 @@ struct StoreJob {
   bool has_parent = false;       // keys[0] follows `parent`
   kvpool_key parent{};
   std::vector<int32_t> pages;  // [blocks][pages of a block]
+  uint64_t after = 0;  // pages are read after this event (PageCopier), which stays until the job's end
 };
 
 struct LoadJob {
@@ -58,6 +62,7 @@ struct LoadJob {
   uint32_t blocks = 0;
   std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
   uint64_t timeout_us = 0;     // 0: wait_us_max in the queue, then the configuration's deadline
+  uint64_t after = 0;          // pages are written after this event
 };
 
 enum class EventKind : uint8_t { gathered, stored, loaded };
@@ -75,8 +80,8 @@ struct MoverStats {
 
 class PageMover {
  public:
-  // Null, and the reason in `error`: no layers, or no room for one block. Its last owner closes it; where a
-  // device does not let go of its memory within 10 s, it is left behind.
+  // Null, and the reason in `error`: no layers, no room for one block, or no copier (no GPU, say). Its last
+  // owner closes it; where a device does not let go of its memory within 10 s, it is left behind.
   [[nodiscard]] static std::shared_ptr<PageMover> open(MoverOptions options, kvpool_status* status,
                                                        kvpool_error* error);
   PageMover(const PageMover&) = delete;
@@ -86,7 +91,7 @@ class PageMover {
   static constexpr size_t jobs_max = 4096;
   static constexpr uint64_t wait_us_max = 60'000'000;
   // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there, the id of a job that is
-  // under way. BUSY: the queue is full.
+  // under way, an event for a copier that knows none. BUSY: the queue is full.
   [[nodiscard]] kvpool_status store(StoreJob job);
   [[nodiscard]] kvpool_status load(LoadJob job);
   // Ends a load or a store as soon as its copies have ended; its events come as always.
@@ -106,7 +111,8 @@ class PageMover {
   [[nodiscard]] MoverStats stats() const;
   [[nodiscard]] size_t jobs_under_way() const;
 
-  // Cancels everything and waits for it. TIMED_OUT: a device still holds staging memory.
+  // Cancels everything and waits for it. TIMED_OUT: a device still holds staging memory, or copies are under
+  // way.
   [[nodiscard]] kvpool_status close(uint64_t timeout_us, kvpool_error* error);
 
  private:
@@ -115,7 +121,8 @@ class PageMover {
 
   explicit PageMover(MoverOptions options);
   [[nodiscard]] kvpool_status prepare(kvpool_error* error);
-  [[nodiscard]] kvpool_status check(const std::vector<int32_t>& pages, size_t blocks) const;
+  void make_units(std::byte* region);
+  [[nodiscard]] kvpool_status check(const std::vector<int32_t>& pages, size_t blocks, uint64_t after) const;
   [[nodiscard]] kvpool_status enqueue(std::unique_ptr<Job> job);
 
   // The thread's.
@@ -123,15 +130,25 @@ class PageMover {
   [[nodiscard]] bool take_orders();
   void stop(Job& job);
   void take_completions();
+  void finish(Unit& unit, const kvpool_completion& result);
   void look_at_progress();
   void start_units();
   [[nodiscard]] bool start_unit(Job& job, size_t slots_kept);
-  [[nodiscard]] kvpool_status send(Unit& unit);
   void start_stores();
-  void copy(const Unit& unit, const Job& job, uint32_t segment, uint32_t block) const;
-  void scatter_to(Unit& unit, const Job& job, uint32_t segments, uint32_t blocks);
-  void finish(Unit& unit, const kvpool_completion& result);
-  void release(Unit& unit);
+  [[nodiscard]] kvpool_request request_for(const Unit& unit) const;
+  [[nodiscard]] kvpool_status send_load(Unit& unit);
+  [[nodiscard]] bool send_stores();
+  [[nodiscard]] bool send_store(Unit& unit);
+  [[nodiscard]] bool is_behind_another(const Unit& unit) const;
+  // Copies: what is ready goes to the copier, and what a unit comes to as they end.
+  [[nodiscard]] bool hand_over();
+  [[nodiscard]] bool hand_over(Unit& unit);
+  void list_parts(const Unit& unit);
+  [[nodiscard]] bool take_copies();
+  void fail_copies(Unit& unit);
+  void settle(Unit& unit);
+  void settle_units();
+  void leave(Unit& unit);
   void end_jobs(std::deque<std::unique_ptr<Job>>& jobs);
   void end(const Job& job);
   void tell(const Event& event);
@@ -141,7 +158,9 @@ class PageMover {
     const std::lock_guard lock(mutex_);
     return closing_;
   }
-  [[nodiscard]] std::byte* place(const Unit& unit, uint32_t block, uint32_t segment) const;
+  [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(options_.layers.size()); }
+  [[nodiscard]] uint32_t number_of(const Unit& unit) const;
+  [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;
 
   MoverOptions options_;
   uint32_t block_pages_ = 0;
@@ -151,12 +170,16 @@ class PageMover {
   uint64_t block_bytes_ = 0;
   uint64_t slot_bytes_ = 0;
   uint32_t unit_blocks_ = 0;
+  bool knows_events_ = false;
   kvpool_consumer* consumer_ = nullptr;
   std::byte* slots_ = nullptr;
   uint32_t slot_count_ = 0;
   std::vector<uint32_t> free_slots_;
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
+  uint64_t units_started_ = 0;
+  size_t next_to_hand_over_ = 0;  // units take turns
+  std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
   std::deque<std::unique_ptr<Job>> stores_;
 

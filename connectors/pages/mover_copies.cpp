@@ -1,0 +1,124 @@
+// The copies of a PageMover: which parts of a unit are handed to the copier, and what their end means.
+
+#include <array>
+
+#include "connectors/pages/mover_work.h"
+
+namespace kvpool::pages {
+
+// True: something was handed over. Where the queue of one way is full, the other goes on.
+bool PageMover::hand_over() {
+  bool loads_wait = false;
+  bool stores_wait = false;
+  bool moved = false;
+  for (size_t i = 0; i < units_.size(); ++i) {
+    Unit& unit = *units_[(next_to_hand_over_ + i) % units_.size()];
+    if (unit.job == nullptr || unit.handed_over()) continue;
+    bool& waits = unit.job->is_load ? loads_wait : stores_wait;
+    if (waits) continue;
+    const uint32_t before = unit.copies_out;
+    waits = !hand_over(unit);
+    moved = moved || unit.copies_out > before || unit.copy_failed;
+  }
+  ++next_to_hand_over_;
+  return moved;
+}
+
+// False: the copier's queue is full.
+bool PageMover::hand_over(Unit& unit) {
+  const Job& job = *unit.job;
+  while (!unit.handed_over()) {
+    list_parts(unit);
+    const std::optional<size_t> taken =
+        options_.copier->submit({.way = job.is_load ? CopyWay::to_pages : CopyWay::to_segments,
+                                 .parts = parts_,
+                                 .pages = job.pages,
+                                 .after = job.after,
+                                 .tag = number_of(unit)});
+    if (!taken) {
+      fail_copies(unit);
+      return true;
+    }
+    if (*taken == 0) return false;
+    unit.advance(*taken);
+    ++unit.copies_out;
+  }
+  return true;
+}
+
+// All that is ready and was not handed over: segment by segment, as the model needs them. What lies in the
+// pool's memory is copied from there.
+void PageMover::list_parts(const Unit& unit) {
+  parts_.clear();
+  uint32_t block = unit.next_block;
+  for (uint32_t segment = unit.next_segment; segment < unit.ready_segments; ++segment) {
+    for (; block < unit.ready_blocks; ++block) {
+      const void* const place =
+          unit.job->is_load ? unit.places[uint64_t{block} * segments() + segment] : nullptr;
+      parts_.push_back({.segment = place == nullptr ? slot(unit, block, segment)
+                                                    : static_cast<std::byte*>(const_cast<void*>(place)),
+                        .layer = segment,
+                        .pages_first = (unit.first + block) * block_pages_ + first_page_[segment],
+                        .pages_count = page_count_[segment]});
+    }
+    block = 0;
+  }
+}
+
+bool PageMover::take_copies() {
+  bool any = false;
+  std::array<CopyEnd, 16> ends;
+  while (const size_t count = options_.copier->poll(ends)) {
+    any = true;
+    for (size_t i = 0; i < count; ++i) {
+      Unit& unit = *units_[ends[i].tag];
+      --unit.copies_out;
+      if (!ends[i].good) fail_copies(unit);
+    }
+  }
+  return any;
+}
+
+// No block of that unit counts, nor any behind it.
+void PageMover::fail_copies(Unit& unit) {
+  Job& job = *unit.job;
+  unit.copy_failed = true;
+  unit.drop_copies();
+  unit.cancel_wanted = job.is_load && !unit.has_result;
+  job.good = std::min(job.good, unit.first);
+  stop(job);
+}
+
+// What a unit comes to when its copies have ended.
+void PageMover::settle(Unit& unit) {
+  if (!unit.copied()) return;
+  if (unit.job != nullptr && !unit.job->is_load && !unit.gathered) {
+    unit.gathered = true;
+    --unit.job->gathering;
+  }
+  if (unit.job != nullptr && unit.has_result) leave(unit);
+  if (unit.job != nullptr || !unit.released) return;
+  free_slots_.insert(free_slots_.end(), unit.slots.begin(), unit.slots.end());
+  unit.slots.clear();
+  free_units_.push_back(number_of(unit));
+}
+
+void PageMover::settle_units() {
+  for (const std::unique_ptr<Unit>& unit : units_) {
+    if (!unit->slots.empty()) settle(*unit);
+  }
+}
+
+// It counts for its job no longer, though a device may still hold its memory.
+void PageMover::leave(Unit& unit) {
+  Job& job = *unit.job;
+  const bool dropped = unit.copy_failed || (job.is_load && job.cancelled);
+  const uint32_t good = dropped ? 0 : unit.good;
+  unit.job = nullptr;
+  --job.units_out;
+  const std::lock_guard lock(mutex_);
+  (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += good;
+  (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += good * block_bytes_;
+}
+
+}  // namespace kvpool::pages
