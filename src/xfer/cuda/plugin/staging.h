@@ -43,6 +43,7 @@ class Staging {
   // Gives as many of the first pieces a place in the chunk as fit; returns how many.
   [[nodiscard]] uint32_t lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin);
   [[nodiscard]] cudaError_t copy_runs(bool to_device);
+  [[nodiscard]] cudaError_t copy_runs_singly(bool to_device);
   [[nodiscard]] cudaError_t move_chunk(std::span<const CopyPiece> pieces, bool to_device, Chunk& chunk,
                                        cudaStream_t work);
 
@@ -51,6 +52,11 @@ class Staging {
   std::array<Chunk, chunks> chunks_;
   size_t next_ = 0;
   std::vector<Run> runs_;  // of one chunk
+  // The same, as cudaMemcpyBatchAsync() wants them.
+  std::vector<void*> to_;
+  std::vector<void*> from_;
+  std::vector<size_t> lengths_;
+  bool has_batches_ = true;  // as far as it has been tried
   Stream copies_;
 };
 

@@ -32,6 +32,19 @@ cudaError_t __wrap_cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   return kvpool::fails() ? cudaErrorMemoryAllocation : __real_cudaMemcpyAsync(to, from, bytes, kind, stream);
 }
 
+#if CUDART_VERSION >= 13000
+cudaError_t __real_cudaMemcpyBatchAsync(void* const* to, const void* const* from, const size_t* bytes,
+                                        size_t count, cudaMemcpyAttributes* attributes, size_t* firsts,
+                                        size_t attributes_count, cudaStream_t stream);
+cudaError_t __wrap_cudaMemcpyBatchAsync(void* const* to, const void* const* from, const size_t* bytes,
+                                        size_t count, cudaMemcpyAttributes* attributes, size_t* firsts,
+                                        size_t attributes_count, cudaStream_t stream) {
+  return kvpool::fails() ? cudaErrorMemoryAllocation
+                         : __real_cudaMemcpyBatchAsync(to, from, bytes, count, attributes, firsts,
+                                                       attributes_count, stream);
+}
+#endif
+
 cudaError_t __real_cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t __wrap_cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return kvpool::fails() ? cudaErrorMemoryAllocation : __real_cudaEventRecord(event, stream);

@@ -1,6 +1,7 @@
 // Calls of CUDA that fail when a test wants them to. The linker puts these before CUDA's own (--wrap), so
-// that the product needs no hook: cudaMemcpyAsync, cudaEventRecord, cudaStreamWaitEvent, cudaLaunchKernelExC
-// and cudaLaunchHostFunc. Thread: the test's. Failure: that is what it is for.
+// that the product needs no hook: cudaMemcpyAsync, cudaMemcpyBatchAsync, cudaEventRecord,
+// cudaStreamWaitEvent, cudaLaunchKernelExC and cudaLaunchHostFunc. Thread: the test's. Failure: that is what
+// it is for.
 
 #pragma once
 

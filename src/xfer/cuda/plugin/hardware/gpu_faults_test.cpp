@@ -123,8 +123,15 @@ class GpuFaults : public testing::Test {
 };
 
 TEST_F(GpuFaults, ABatchThatIsRefusedHalfWayEndsOnceAndWritesNothingLater) {
-  segments_ = {{host_.get(), 0, 0, pages}};
-  for (const GpuDirection direction : {GpuDirection::load, GpuDirection::store}) {
+  const std::vector<PagedSegment> one_run = {{host_.get(), 0, 0, pages}};
+  // Of which a chunk has several that are no neighbours.
+  std::vector<PagedSegment> runs;
+  for (uint32_t page = pages; page > 0; page -= 4) {
+    runs.push_back({host_.get() + (page - 4) * page_bytes, 0, page - 4, 4});
+  }
+  for (const int round : {0, 1, 2, 3}) {
+    segments_ = round < 2 ? one_run : runs;
+    const GpuDirection direction = round % 2 == 0 ? GpuDirection::load : GpuDirection::store;
     SCOPED_TRACE(direction == GpuDirection::load ? "load" : "store");
     const int calls = carry(direction, -1, Errc::ok);
     ASSERT_GT(calls, 15) << "three chunks, and the waking";
