@@ -29,11 +29,12 @@ test-engines: packages
 	@scripts/packages.sh engines
 	@scripts/test_engines.sh $(PARTS) || [ $$? -eq 77 ]  # nothing of it can be had: it says SKIP
 
-# The tests of GPU transfers, where there is nvcc and a GPU; else it says SKIP. No other target builds them or their bench,
-# which is built besides: build/release/gpu_transfer_bench.
+# The tests of GPU transfers and of movers with pages on a GPU, where there is nvcc and a GPU; else it says SKIP. No other
+# target builds them or their benches, which are built besides: build/release/gpu_transfer_bench, gpu_mover_bench.
 gpu: packages
 	@scripts/build.sh release gpu
 	@[ ! -x build/release/gpu_transfer_test ] || build/release/gpu_transfer_test || [ $$? -eq 77 ]
+	@[ ! -x build/release/gpu_mover_test ] || build/release/gpu_mover_test || [ $$? -eq 77 ]
 
 # A wheel that other machines install without kvpool's libraries, into build/wheel. The first of PYTHON builds it, all try it.
 wheel: packages

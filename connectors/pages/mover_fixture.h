@@ -50,6 +50,7 @@ class Engine {
     }
     return made;
   }
+  [[nodiscard]] std::span<std::byte> memory() { return memory_; }
   [[nodiscard]] uint32_t pages_of_block() const { return full_pages + (windows_ ? window_pages : 0); }
   [[nodiscard]] uint32_t group(uint32_t layer) const { return windows_ ? layer % 2 : 0; }
   [[nodiscard]] std::span<std::byte> page(uint32_t layer, uint32_t number) {
@@ -124,6 +125,9 @@ class PageMoverTest : public PoolTest {
     PoolTest::TearDown();
   }
 
+  // Where the mover's pages are not those of `engine_`, but a copy elsewhere.
+  virtual void to_engine() {}
+
   static kvpool_key key(uint64_t number) { return {.high = 77, .low = number}; }
   // The pages of `blocks` blocks, in an order of their own; all but the last block's windows left out.
   [[nodiscard]] std::vector<int32_t> pages_for(uint32_t blocks, uint32_t from, bool for_load) const {
@@ -157,6 +161,7 @@ class PageMoverTest : public PoolTest {
   uint64_t begin_store(uint64_t first_key, uint32_t blocks, bool continued = false, uint64_t after = 0) {
     const auto numbers = pages_for(blocks, 3, false);
     fill(numbers, first_key);
+    to_engine();
     StoreJob job{.id = ++ids_, .chain = 1, .keys = {}, .has_parent = continued, .pages = numbers};
     for (uint32_t block = 0; block < blocks; ++block) job.keys.push_back(key(first_key + block));
     job.parent = key(first_key - 1);
@@ -169,6 +174,7 @@ class PageMoverTest : public PoolTest {
     const uint64_t id = begin_store(first_key, blocks, continued);
     EXPECT_TRUE(mover_->wait_gathered(id, patience_us));
     engine_->clear();  // the pages may be used again at once
+    to_engine();
     return ended(id, EventKind::stored);
   }
   kvpool_pin pin(uint64_t first_key, uint32_t blocks) { return pin(*client_, first_key, blocks); }

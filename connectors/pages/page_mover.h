@@ -112,7 +112,7 @@ class PageMover {
   [[nodiscard]] size_t jobs_under_way() const;
 
   // Cancels everything and waits for it. TIMED_OUT: a device still holds staging memory, or copies are under
-  // way.
+  // way. A GPU's driver then takes its time to let go of the pool's memory, also for what others run there.
   [[nodiscard]] kvpool_status close(uint64_t timeout_us, kvpool_error* error);
 
  private:

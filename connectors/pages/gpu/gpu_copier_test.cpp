@@ -1,0 +1,186 @@
+#include "connectors/pages/gpu/gpu_copier.h"
+
+#include <bit>
+#include <cstring>
+#include <deque>
+#include <string>
+
+#include "connectors/pages/mover_fixture.h"
+#include "xfer/cuda/piece_list.h"
+
+namespace kvpool::pages {
+namespace {
+
+// What a test sees of a FakeTransfer, and tells it.
+struct Seen {
+  GpuOptions options;
+  std::vector<std::span<std::byte>> registered;
+  std::vector<size_t> batches;  // segments of each
+  std::vector<uint64_t> events;
+  size_t batches_max = 2;
+  Status register_status;
+  std::string failure;
+};
+
+// Pages in the memory of the CPU, moved when somebody polls; of two directions the store's first.
+class FakeTransfer final : public GpuTransfer {
+ public:
+  FakeTransfer(const GpuOptions& options, Seen& seen) : seen_(seen), room_(options.pieces_max) {
+    seen.options = options;
+  }
+  [[nodiscard]] Status register_host(std::span<std::byte> memory) override {
+    seen_.registered.push_back(memory);
+    return seen_.register_status;
+  }
+  [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override {
+    layers_ = std::move(layers);
+    return check_layers(layers_);
+  }
+  [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override {
+    if (!seen_.failure.empty()) return fail(Errc::io_error, seen_.failure);
+    const auto way = static_cast<size_t>(batch.direction);
+    if (waiting_[way].size() == seen_.batches_max) return fail(Errc::busy, "queue is full");
+    const auto totals = list_pieces(layers_, batch.segments, batch.pages, room_);
+    if (!totals) return tl::unexpected(totals.error());
+    seen_.batches.push_back(batch.segments.size());
+    seen_.events.push_back(batch.after ? batch.after->handle : 0);
+    waiting_[way].emplace_back(room_.begin(), room_.begin() + totals->pieces);
+    return GpuTicket{batch.direction, submitted_[way]++};
+  }
+  [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override {
+    for (const GpuDirection direction : {GpuDirection::store, GpuDirection::load}) {
+      const auto way = static_cast<size_t>(direction);
+      if (waiting_[way].empty() || out.empty()) continue;
+      for (const CopyPiece& piece : waiting_[way].front()) {
+        void* const host = std::bit_cast<void*>(piece.host);
+        void* const device = std::bit_cast<void*>(piece.device);
+        const bool load = direction == GpuDirection::load;
+        if (seen_.failure.empty()) std::memcpy(load ? device : host, load ? host : device, piece.bytes);
+      }
+      waiting_[way].pop_front();
+      out[0] = {.ticket = {direction, completed_[way]++},
+                .code = seen_.failure.empty() ? Errc::ok : Errc::io_error};
+      return 1;
+    }
+    return 0;
+  }
+  [[nodiscard]] Status hold_back(ExternalStream /*stream*/, GpuTicket /*ticket*/) override { return {}; }
+  [[nodiscard]] int event_fd() const override { return -1; }
+  void prepare_wait() override {}
+  void done_wait() override {}
+  [[nodiscard]] const std::string& failure() const override { return seen_.failure; }
+
+ private:
+  Seen& seen_;
+  std::vector<PagedLayer> layers_;
+  std::vector<CopyPiece> room_;
+  std::array<std::deque<std::vector<CopyPiece>>, 2> waiting_;
+  std::array<uint64_t, 2> submitted_{};
+  std::array<uint64_t, 2> completed_{};
+};
+
+class GpuCopierTest : public PageMoverTest {
+ protected:
+  [[nodiscard]] std::unique_ptr<PageCopier> fake() {
+    return gpu_copier(3, [this](const GpuOptions& options) -> Result<std::unique_ptr<GpuTransfer>> {
+      return std::make_unique<FakeTransfer>(options, seen_);
+    });
+  }
+  [[nodiscard]] std::shared_ptr<PageMover> try_open(std::unique_ptr<PageCopier> copier,
+                                                    kvpool_status* status) {
+    MoverOptions options = engine_->options(pool_, shape_.ns);
+    options.copier = std::move(copier);
+    return PageMover::open(std::move(options), status, &error_);
+  }
+  [[nodiscard]] std::vector<std::span<std::byte>> ranges() const {
+    std::vector<kvpool_memory> raw(kvpool_memory_ranges(pool_, nullptr, 0));
+    EXPECT_EQ(kvpool_memory_ranges(pool_, raw.data(), static_cast<uint32_t>(raw.size())), raw.size());
+    std::vector<std::span<std::byte>> all;
+    for (const kvpool_memory& its : raw) all.emplace_back(static_cast<std::byte*>(its.base), its.bytes);
+    return all;
+  }
+
+  Seen seen_;
+};
+
+TEST_F(GpuCopierTest, SaysWhatIsMissing) {
+  start(toml({"memory"}));
+  kvpool_status status = KVPOOL_OK;
+  EXPECT_EQ(try_open(gpu_copier(9999), &status), nullptr);
+  EXPECT_EQ(status, KVPOOL_UNSUPPORTED);
+  const std::string message = error_.message;
+  EXPECT_FALSE(message.empty());
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+TEST_F(GpuCopierTest, MovesWhatAMoverGivesIt) {
+  start(toml({"memory", "file"}));
+  ASSERT_EQ(mover_->close(patience_us, &error_), KVPOOL_OK);
+  mover_ = open_mover(2 << 20, fake());
+  EXPECT_EQ(seen_.options.device, 3);
+  const auto wanted = ranges();
+  ASSERT_EQ(seen_.registered.size(), wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    EXPECT_EQ(seen_.registered[i].data(), wanted[i].data());
+    EXPECT_EQ(seen_.registered[i].size(), wanted[i].size());
+  }
+  const uint64_t stored = begin_store(1, 12, false, 77);
+  EXPECT_TRUE(mover_->wait_gathered(stored, patience_us));
+  engine_->clear();
+  EXPECT_EQ(ended(stored, EventKind::stored), 12U);
+  const auto numbers = pages_for(12, 7, true);
+  EXPECT_EQ(ended(begin_load(pin(1, 12), numbers, 0, 78), EventKind::loaded), 12U);
+  EXPECT_EQ(complete_blocks(numbers, 1), 12U);
+  EXPECT_TRUE(engine_->gaps_are_untouched());
+  EXPECT_EQ(seen_.events.front(), 77U);
+  EXPECT_EQ(seen_.events.back(), 78U);
+}
+
+TEST_F(GpuCopierTest, RefusesWhatCannotBeOpened) {
+  start(toml({"memory"}));
+  kvpool_status status = KVPOOL_OK;
+  seen_.register_status = fail(Errc::system, "no memory may be pinned");
+  EXPECT_EQ(try_open(fake(), &status), nullptr);
+  EXPECT_EQ(status, KVPOOL_SYSTEM);
+  EXPECT_STREQ(error_.message, "no memory may be pinned");
+  const auto copier = fake();
+  std::vector<Layer> many = engine_->options(pool_, shape_.ns).layers;
+  many[2].pieces.assign(1 << 19, {0, 1});
+  EXPECT_EQ(copier->open(pool_, many, {.of_group = {4}}, &error_), KVPOOL_TOO_LARGE);
+  EXPECT_NE(std::string(error_.message).find("pieces"), std::string::npos);
+}
+
+// A page of 512 pieces, a segment of 4 pages, 16384 pieces a batch.
+TEST_F(GpuCopierTest, CutsABatchToThePiecesThatFit) {
+  start(toml({"memory"}));
+  std::vector<std::byte> memory(1 << 20);
+  Layer layer{.base = memory.data(), .page_stride_bytes = 2048, .pages = 4, .pieces = {}};
+  for (uint64_t i = 0; i < 512; ++i) layer.pieces.push_back({i * 4, 2});
+  const auto copier = fake();
+  ASSERT_EQ(copier->open(pool_, {&layer, 1}, {.of_group = {4}}, &error_), KVPOOL_OK);
+  const std::vector<int32_t> numbers = {0, 2, -1, 1};
+  const std::vector<CopyPart> parts(20, CopyPart{.segment = memory.data() + 16384, .pages_count = 4});
+  CopyBatch batch{.way = CopyWay::to_segments, .parts = parts, .pages = numbers, .tag = 7};
+  EXPECT_EQ(copier->submit(batch), 8U);
+  batch.way = CopyWay::to_pages;
+  batch.tag = 8;
+  batch.parts = batch.parts.first(3);
+  EXPECT_EQ(copier->submit(batch), 3U);
+  batch.tag = 9;
+  EXPECT_EQ(copier->submit(batch), 3U);
+  EXPECT_EQ(copier->submit(batch), 0U) << "its queue is full";
+  std::array<CopyEnd, 4> ends;
+  for (const uint64_t tag : {7U, 8U, 9U}) {
+    ASSERT_EQ(copier->poll(ends), 1U);
+    EXPECT_EQ(ends[0].tag, tag);
+    EXPECT_TRUE(ends[0].good);
+  }
+  EXPECT_EQ(copier->submit(batch), 3U);
+  seen_.failure = "a GPU that fell off the bus";
+  ASSERT_EQ(copier->poll(ends), 1U);
+  EXPECT_FALSE(ends[0].good);
+  EXPECT_FALSE(copier->submit(batch)) << "now and later";
+}
+
+}  // namespace
+}  // namespace kvpool::pages
