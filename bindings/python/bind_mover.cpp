@@ -11,6 +11,7 @@
 #include <tuple>
 #include <utility>
 
+#include "connectors/pages/gpu/gpu_copier.h"
 #include "connectors/pages/page_mover.h"
 #include "consumer.h"
 #include "error.h"
@@ -34,8 +35,10 @@ class Mover final : public Closable {
  public:
   static std::shared_ptr<Mover> open(const std::shared_ptr<Pool>& pool, const Namespace& ns,
                                      const std::vector<LayerTuple>& layers,
-                                     const std::vector<uint32_t>& pages_of_group, uint64_t staging_bytes) {
+                                     const std::vector<uint32_t>& pages_of_group, uint64_t staging_bytes,
+                                     const std::optional<int>& gpu) {
     pages::MoverOptions options{.pool = pool->get(), .ns = ns.number, .staging_bytes = staging_bytes};
+    if (gpu) options.copier = pages::gpu_copier(*gpu);
     options.pages.of_group = pages_of_group;
     for (const bool window : ns.window) options.windows = options.windows || window;
     for (const auto& [base, stride, count, shape, strides, element, group] : layers) {
@@ -80,18 +83,20 @@ class Mover final : public Closable {
   }
 
   void store(uint64_t id, uint64_t chain, nb::handle keys, const std::optional<nb::bytes>& parent,
-             const PageNumbers& pages) {
+             const PageNumbers& pages, uint64_t after) {
     pages::StoreJob job{.id = id, .chain = chain, .keys = keys_from(keys), .has_parent = parent.has_value()};
     if (parent) job.parent = key_from(*parent);
     job.pages = pages.of;
+    job.after = after;
     check_sent(get()->store(std::move(job)));
   }
   void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
-            const PageNumbers& pages, double timeout_s) {
+            const PageNumbers& pages, double timeout_s, uint64_t after) {
     if (!pin->is_of(ns_)) refuse(KVPOOL_INVALID_ARGUMENT, "the pin is of another namespace or pool");
     pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
     job.pages = pages.of;
     job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
+    job.after = after;
     check_sent(get()->load(std::move(job)));
     pins_[id] = pin;
   }
@@ -166,8 +171,8 @@ class Mover final : public Closable {
     if (status == KVPOOL_BUSY) refuse(status, "too many jobs of the page mover are under way");
     if (status != KVPOOL_OK) {
       refuse(status,
-             "a job names pages that are not there, another number of them than its blocks have, or the id "
-             "of one that is under way");
+             "a job names pages that are not there, another number of them than its blocks have, the id of "
+             "one that is under way, or an event though its pages are not on a GPU");
     }
   }
   std::shared_ptr<pages::PageMover> get() {
@@ -189,10 +194,15 @@ void bind_mover(nb::module_& module) {
   mover.attr("GATHERED") = static_cast<int>(pages::EventKind::gathered);
   mover.attr("STORED") = static_cast<int>(pages::EventKind::stored);
   mover.attr("LOADED") = static_cast<int>(pages::EventKind::loaded);
-  mover.def_static("open", &Mover::open, "pool"_a, "ns"_a, "layers"_a, "pages_of_group"_a, "staging_bytes"_a)
-      .def("store", &Mover::store, "id"_a, "chain"_a, "keys"_a, "parent"_a.none(), "pages"_a)
+  mover
+      .def_static("open", &Mover::open, "pool"_a, "ns"_a, "layers"_a, "pages_of_group"_a, "staging_bytes"_a,
+                  "gpu"_a.none() = nb::none(),
+                  "gpu: CUDA's number of the device whose memory the layers are in. None: the CPU's memory.")
+      .def("store", &Mover::store, "id"_a, "chain"_a, "keys"_a, "parent"_a.none(), "pages"_a, "after"_a = 0,
+           "after: a cudaEvent_t (torch.cuda.Event.cuda_event) recorded before this call and kept until the "
+           "job has ended; pages are read behind it. 0: none.")
       .def("load", &Mover::load, "id"_a, "pin"_a, "block_first"_a, "blocks"_a, "pages"_a,
-           "timeout_s"_a = -1.0)
+           "timeout_s"_a = -1.0, "after"_a = 0, "after: as of store(); pages are written behind it.")
       .def("cancel", &Mover::cancel, "id"_a)
       .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
       .def("wait_gathered", &Mover::wait_gathered, "id"_a, "timeout_s"_a = -1.0)

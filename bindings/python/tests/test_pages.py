@@ -30,12 +30,12 @@ def caches(transposed):
     return [cache.transpose(0, 2, 1, 3) for cache in made] if transposed else made
 
 
-def open_mover(pool, kv, name="kv"):
+def open_mover(pool, kv, name="kv", **options):
     ns = pool.namespace(kvpool.Geometry(name, BLOCK_PAGES * TOKENS, [BLOCK_PAGES * PAGE_BYTES] * LAYERS))
     layers = [
         (cache.ctypes.data, cache.strides[0], PAGES, list(cache.shape[1:]), list(cache.strides[1:]), 2, 0) for cache in kv
     ]
-    return ns, PageMover.open(pool._native, ns, layers, [BLOCK_PAGES], 4 << 20)
+    return ns, PageMover.open(pool._native, ns, layers, [BLOCK_PAGES], 4 << 20, **options)
 
 
 def wait(mover, id):
@@ -86,6 +86,8 @@ def test_what_cannot_be_is_refused(pool):
         mover.store(1, 0, keys, None, [1, 2, 3])
     with pytest.raises(kvpool.InvalidArgument, match="pages"):
         mover.store(1, 0, keys, None, [1, 2, 3, PAGES])
+    with pytest.raises(kvpool.InvalidArgument, match="event"):
+        mover.store(1, 0, keys, None, [1, 2, 3, 4], after=1)
     with pytest.raises(TypeError):
         mover.store(1, 0, keys, None, "1234")
     layer = (kv[0].ctypes.data, 4096, PAGES, [2, 2], [2, 2], 2, 0)
@@ -101,6 +103,11 @@ def test_a_pool_closes_its_movers_first(pool):
     pool.close()
     with pytest.raises(kvpool.Closed):
         mover.stats()
+
+
+def test_a_gpu_that_is_not_there_is_refused(pool):
+    with pytest.raises(kvpool.Unsupported, match="cuda|GPU"):
+        open_mover(pool, caches(False), gpu=9999)
 
 
 def test_page_numbers_are_a_list_of_few_words():
