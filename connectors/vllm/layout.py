@@ -118,22 +118,27 @@ class LayerPages:
                 self.element_bytes, self.group)
 
 
-def layer_pages(layout: Layout, caches: Mapping[str, Any], num_pages: int) -> list[LayerPages]:
-    """Of the registered tensors, in the order in which the model needs the layers. Raises Unsupported."""
+def layer_pages(layout: Layout, caches: Mapping[str, Any], num_pages: int) -> tuple[list[LayerPages], int | None]:
+    """Of the registered tensors, in the order in which the model needs the layers; and the GPU that has them, None: the
+    CPU's memory. Raises Unsupported."""
     found = []
+    places = set()
     for index, group in enumerate(layout.groups):
         for name in group.layers:
             tensor = caches.get(name)
             if tensor is None or not hasattr(tensor, "data_ptr"):
                 raise Unsupported(f"layer {name} has no cache of its own")
-            if tensor.device.type != "cpu":
-                raise Unsupported(f"layer {name} lies on {tensor.device.type}; this version moves pages of the CPU's memory")
+            if tensor.device.type not in ("cpu", "cuda"):
+                raise Unsupported(f"layer {name} lies on {tensor.device.type}; pages are moved of the CPU's memory and of NVIDIA GPUs")
+            places.add(tensor.device.index if tensor.device.type == "cuda" else None)
             if tensor.shape[0] != num_pages:
                 raise Unsupported(f"layer {name} has the shape {tuple(tensor.shape)}; the pages are not its first dimension")
             size = tensor.element_size()
             found.append(LayerPages(name, index, tensor.data_ptr(), tensor.stride(0) * size, num_pages,
                                     tuple(tensor.shape[1:]), tuple(s * size for s in tensor.stride()[1:]), size))
-    return sorted(found, key=lambda layer: (_number(layer.name), layer.name))
+    if len(places) > 1:
+        raise Unsupported("the layers' pages lie in more than one place")
+    return sorted(found, key=lambda layer: (_number(layer.name), layer.name)), places.pop() if places else None
 
 
 def _number(name: str) -> int:

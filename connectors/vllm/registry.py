@@ -7,7 +7,7 @@ here. Nothing is opened at import. Thread: any.
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,8 @@ class Engine:
     layout: Layout
     namespace: Namespace
     mover: PageMover
+    # On a GPU: makes an event that lies behind all that the engine has given it to do, with its number.
+    mark: Callable[[], tuple[Any, int]] | None = None
     # Whether vLLM recomputes a request whose load failed, when it is named.
     requests_may_fail: bool = False
     # Requests whose load failed, and how many blocks of it came.

@@ -1,6 +1,5 @@
 """The worker's side: moves pages as the scheduler's side says, and tells when they are there. Thread: the engine's."""
 
-import contextlib
 import logging
 from typing import Any
 
@@ -20,7 +19,7 @@ _FENCE_S = 60.0
 def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pages: int, settings: Settings,
                 pool: kvpool.Pool) -> Engine:
     """Opens the namespace and the mover of these caches. Raises Unsupported, or KVPoolError."""
-    layers = layer_pages(layout, caches, num_pages)
+    layers, gpu = layer_pages(layout, caches, num_pages)
     windows = [layout.groups[layer.group].window for layer in layers]
     name = namespace_name(vllm_config, layout, layers, settings.namespace, _flavour(vllm_config, layers))
     segment_bytes = [layout.groups[layer.group].pages * layer.page_bytes for layer in layers]
@@ -30,9 +29,20 @@ def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pa
         )
     except kvpool.KVPoolError as error:
         raise Unsupported(f"the pool cannot hold such blocks: {error}") from error
-    mover = PageMover.open(pool._native, namespace, [layer.native() for layer in layers],
-                           [group.pages for group in layout.groups], settings.staging_bytes)
-    return Engine(layout, namespace, mover)
+    try:
+        mover = PageMover.open(pool._native, namespace, [layer.native() for layer in layers],
+                               [group.pages for group in layout.groups], settings.staging_bytes, gpu=gpu)
+    except kvpool.Unsupported as error:
+        raise Unsupported(str(error)) from error
+    return Engine(layout, namespace, mover, None if gpu is None else _mark)
+
+
+def _mark() -> tuple[Any, int]:
+    import torch
+
+    event = torch.cuda.Event()
+    event.record()
+    return event, event.cuda_event
 
 
 def _flavour(vllm_config: Any, layers: list[Any]) -> str:
@@ -50,6 +60,7 @@ class WorkerSide:
         self._engine = engine
         self._mover = engine.mover
         self._loads: dict[int, Load] = {}
+        self._marks: dict[int, Any] = {}  # of jobs under way, which wait for them
         self._cancelled: set[int] = set()
         self._step_is_wrong = False  # it computes on pages that a synchronous load should have filled
         self._failed_pages: set[int] = set()
@@ -70,8 +81,9 @@ class WorkerSide:
         for load in loads:
             self._loads[load.id] = load
             try:
-                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s)
+                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s, self._mark(load.id))
             except kvpool.KVPoolError as error:
+                self._marks.pop(load.id, None)
                 log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
                 self._ended(load.id, 0)
         for load in loads:
@@ -82,13 +94,25 @@ class WorkerSide:
     def start_stores(self, step: Step) -> None:
         stores, step.stores = step.stores, []
         for store in () if self._step_is_wrong else stores:
-            with contextlib.suppress(kvpool.KVPoolError):  # a cache may forget
-                self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages)
-                if store.events:
-                    self._engine.storing[store.id] = store
+            try:
+                self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages, self._mark(store.id))
+            except kvpool.KVPoolError:  # a cache may forget
+                self._marks.pop(store.id, None)
+                continue
+            if store.events:
+                self._engine.storing[store.id] = store
+
+    def _mark(self, job: int) -> int:
+        """A load waits for whoever had its pages before, a store for what fills them."""
+        if self._engine.mark is None:
+            return 0
+        self._marks[job], number = self._engine.mark()
+        return number
 
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
+            if kind != PageMover.GATHERED:
+                self._marks.pop(job, None)
             if kind == PageMover.LOADED:
                 self._ended(job, blocks)
             elif kind == PageMover.STORED and (store := self._engine.storing.pop(job, None)) is not None:

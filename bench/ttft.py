@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Time to first token with vLLM: computing a context, and having it back from vLLM's own tiers, LMCache's, or kvpool's.
+
+    bench/ttft.py --models FOLDER --path FOLDER [--model llama-3.1-8b,...] [--tokens 16384,32768,65536,130944]
+                  [--systems none,vllm-memory,kvpool-memory,...] [--repeats 5] [--json FILE]
+
+FOLDER of --models has a folder with a config.json for each model; weights are random. Each system is a process of its
+own, since vLLM keeps one connector in it; --turns 2 runs them all again in the other order. In a process each length is
+asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), then the same prompt from the GPU's
+own cache ("gpu"), then again with that cache emptied ("again"). "needed" is the time that the bytes of the context take on
+the link, which is measured in the process: a copy of 1 GiB of pinned memory.
+
+Prints the medians; --json has every figure. Exit status: 0 measured; 1 a token differed from the first answer's; 2 a
+system could not run, which is named.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONHASHSEED": "0",
+}  # fmt: skip
+GIB = 1 << 30
+SETTLE_S = 120
+
+
+def kvpool(devices: list[dict], staging: str = "1GiB") -> dict:
+    return {
+        "kv_connector": "KVPoolConnector", "kv_role": "kv_both", "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"config": {"pool": {"buffers": "4GiB", "staging": staging}, "device": devices}},
+    }  # fmt: skip
+
+
+def offloading(**extra) -> dict:
+    return {"kv_connector": "OffloadingConnector", "kv_role": "kv_both",
+            "kv_connector_extra_config": {"block_size": 256, **extra}}  # fmt: skip
+
+
+def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int) -> dict[str, dict | None]:
+    """name -> kv_transfer_config"""
+    memory = {"kind": "memory", "size": f"{memory_gib}GiB"}
+    half = {"kind": "memory", "size": f"{memory_gib // 2}GiB"}
+    quarter = {"kind": "memory", "size": f"{memory_gib // 4}GiB", "limit_read": "13GB/s"}
+    disk = {"kind": "file", "path": str(folder / "pool"), "size": f"{disk_gib}GiB"}
+    tier = {"type": "fs", "root_dir": str(folder / "tier")}
+    return {
+        "none": None,
+        "vllm-memory": offloading(cpu_bytes_to_use=memory_gib * GIB),
+        "vllm-disk": offloading(cpu_bytes_to_use=4 * GIB, spec_name="TieringOffloadingSpec", secondary_tiers=[tier]),
+        "lmcache-memory": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
+        "kvpool-memory": kvpool([memory]),
+        "kvpool-both": kvpool([memory, disk]),
+        "kvpool-disk": kvpool([disk]),
+        "kvpool-capped": kvpool([half, quarter, quarter]),  # two devices of memory as fast as two SSDs
+    }
+
+
+class Child:
+    """One engine."""
+
+    def __init__(self, options: argparse.Namespace):
+        from vllm import LLM, SamplingParams
+
+        folder = pathlib.Path(options.child)
+        transfer = systems(folder, options.memory_gib, options.disk_gib)[options.system]
+        more = {"kv_transfer_config": transfer} if transfer else {}
+        self.llm = LLM(model=str(options.models / options.model), load_format="dummy", skip_tokenizer_init=True,
+                       dtype=options.dtype, max_model_len=max(options.tokens) + 16,
+                       max_num_batched_tokens=options.batched_tokens, gpu_memory_utilization=options.gpu_memory,
+                       enforce_eager=options.eager, disable_log_stats=True, **more)  # fmt: skip
+        self.sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=1)
+        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
+        self.tokens = range(100, min(vocabulary, 100_000) - 1)
+
+    def ask(self, prompt: list[int]) -> tuple[float, int, int]:
+        """Seconds, the token, and how many tokens were not computed."""
+        begin = time.perf_counter()
+        [output] = self.llm.generate([{"prompt_token_ids": prompt}], self.sampling, use_tqdm=False)
+        seconds = time.perf_counter() - begin
+        return seconds, output.outputs[0].token_ids[0], output.num_cached_tokens
+
+    def settle(self) -> None:
+        """Until what was to be stored is."""
+        connector = getattr(self.llm.llm_engine.engine_core.engine_core.scheduler, "connector", None)
+        mover = getattr(getattr(getattr(connector, "_scheduler", None), "_engine", None), "mover", None)
+        deadline = time.monotonic() + SETTLE_S
+        if mover is None:
+            time.sleep(3 if connector is not None else 0)
+            self.ask([7] * 20)  # a step, in which others take note of what has ended
+            return
+        while mover.stats()["jobs_under_way"] > 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def measure(self, length: int, seed: int) -> dict:
+        own = random.Random(f"{length} {seed}")
+        prompt = [own.choice(self.tokens) for _ in range(length)]
+        figures = {"tokens": length}
+        for name in ("cold", "gpu", "again"):
+            if name == "again":
+                self.settle()
+                self.llm.reset_prefix_cache()
+            figures[name + "_s"], token, figures[name + "_cached"] = self.ask(prompt)
+            figures["same"] = token == figures.setdefault("token", token) and figures.get("same", True)
+        return figures
+
+
+def link_gbps() -> float:
+    """Of one copy to the GPU, from memory that is pinned; 0 where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    source, target = torch.empty(GIB, dtype=torch.uint8, pin_memory=True), torch.empty(GIB, dtype=torch.uint8, device="cuda")
+    best = 0.0
+    for _ in range(5):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        torch.cuda.synchronize()
+        best = max(best, GIB / (time.perf_counter() - begin) / 1e9)
+    return best
+
+
+def run_child(options: argparse.Namespace) -> None:
+    child = Child(options)
+    child.ask([5] * 3000)  # the first step of an engine takes longer
+    figures = [child.measure(length, seed) for seed in range(options.repeats) for length in options.tokens]
+    print(json.dumps({"link_gbps": link_gbps(), "figures": figures}), flush=True)
+    os._exit(0)
+
+
+def run_system(system: str, model: str, options: argparse.Namespace) -> dict | None:
+    with tempfile.TemporaryDirectory(dir=options.path, prefix="ttft-") as folder:
+        command = [sys.executable, __file__, "--child", folder, "--system", system, "--model", model, "--models", str(options.models),
+                   "--tokens", ",".join(map(str, options.tokens)), "--repeats", str(options.repeats), "--dtype", options.dtype,
+                   "--memory-gib", str(options.memory_gib), "--disk-gib", str(options.disk_gib),
+                   "--gpu-memory", str(options.gpu_memory), "--batched-tokens", str(options.batched_tokens)]  # fmt: skip
+        if options.eager:
+            command.append("--eager")
+        lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
+        log = options.path / f"ttft-{model}-{system}.log"
+        with open(log, "w", encoding="utf-8") as errors:
+            done = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=subprocess.PIPE, stderr=errors,
+                                  check=False, timeout=options.timeout_s)  # fmt: skip
+        if done.returncode != 0:
+            print(f"{model}, {system}: status {done.returncode}, see {log}", flush=True)
+            return None
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def median(figures: list[dict], length: int, name: str) -> float:
+    return statistics.median(figure[name] for figure in figures if figure["tokens"] == length)
+
+
+def show(model: str, system: str, found: dict, options: argparse.Namespace) -> None:
+    for length in options.tokens:
+        cold, gpu, again = (median(found["figures"], length, name) for name in ("cold_s", "gpu_s", "again_s"))
+        cached = median(found["figures"], length, "again_cached")
+        print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {gpu:6.3f} s, again {again:7.3f} s "
+              f"({cached:.0f} not computed)", flush=True)  # fmt: skip
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("--path", type=pathlib.Path, default=pathlib.Path())
+    parser.add_argument("--model", default="llama-3.1-8b")
+    parser.add_argument("--tokens", type=numbers, default=[16384, 32768, 65536, 130944])
+    parser.add_argument("--systems", default="none,vllm-memory,lmcache-memory,kvpool-memory")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
+    parser.add_argument("--disk-gib", type=int, default=30)
+    parser.add_argument("--gpu-memory", type=float, default=0.9)
+    parser.add_argument("--batched-tokens", type=int, default=16384)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--timeout-s", type=float, default=900)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--system", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        run_child(options)
+    results, missing = [], False
+    for turn in range(options.turns):
+        order = options.systems.split(",")[:: -1 if turn % 2 else 1]
+        for model in options.model.split(","):
+            for system in order:
+                found = run_system(system, model, options)
+                missing = missing or found is None
+                if found is None:
+                    continue
+                show(model, system, found, options)
+                results.append({"model": model, "system": system, "turn": turn, **found})
+                if options.json:
+                    options.json.write_text(json.dumps(results))
+    if missing:
+        return 2
+    return 1 if any(not figure["same"] for result in results for figure in result["figures"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
