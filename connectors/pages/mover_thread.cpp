@@ -65,6 +65,7 @@ bool PageMover::take_orders() {
   return !closing || !loads_.empty() || !stores_.empty();
 }
 
+// No more units are started. None of what has no unit now will be complete.
 void PageMover::stop(Job& job) {
   if (!job.stopped) job.good = std::min(job.good, job.started);
   for (const Job::Range& range : job.again) job.good = std::min(job.good, range.first);
@@ -104,7 +105,7 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   if (job.is_load) unit.set_ready(segments(), job.cancelled || unit.copy_failed ? 0 : unit.good);
   if (unit.good == unit.count) return;
   job.good = std::min(job.good, unit.first + unit.good);
-  job.stopped = true;
+  stop(job);
 }
 
 void PageMover::look_at_progress() {

@@ -138,6 +138,27 @@ TEST_F(PageMoverTest, ALostBlockShortensTheLoad) {
   }
 }
 
+// The pool has no ticket for the first unit, and refuses the second.
+TEST_F(PageMoverTest, ALoadClaimsNothingOfAUnitThatWasNotStartedAgain) {
+  start(toml({"file"}, "tickets = 1", "limit_read = \"1MB/s\""));
+  EXPECT_EQ(store(1, 12), 12U);
+  auto slow = Client::pinned(pin(1, 12), 0, 12);
+  const auto held = pin(1, 3);
+  client_->reuse();
+  slow.buffers = client_->batch(shape_, {.blocks = 12}).addresses.data();
+  const kvpool_ticket ticket = client_->send(kvpool_retrieve, slow);
+  while (stats().tickets_under_way == 0) std::this_thread::yield();
+  const auto numbers = pages_for(6, 7, true);
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_EQ(ended(begin_load(held, numbers), EventKind::loaded), 0U) << "round " << round;
+  }
+  client_->poll();
+  EXPECT_EQ(client_->ends(ticket).results, 0U) << "too fast for this test";
+  EXPECT_GT(stats().busy_requests, 0U);
+  EXPECT_EQ(kvpool_cancel(client_->handle(), ticket), KVPOOL_OK);
+  client_->finish(ticket);
+}
+
 TEST_F(PageMoverTest, ALoadEndsByItsDeadlineOrWhenItIsCancelled) {
   start(toml({"file"}, "", "limit_read = \"2MB/s\""));
   EXPECT_EQ(store(1, 12), 12U);
