@@ -1,6 +1,6 @@
 // gpu_copier(): a PageCopier for pages in GPU memory, by a GpuTransfer. The pool's memory is registered with
-// the GPU at open(), once; another mover of the process that finds it registered must be closed first.
-// An event (CopyBatch::after) is a cudaEvent_t as a number.
+// the GPU at open(); movers of the process share that. An event (CopyBatch::after) is a cudaEvent_t as a
+// number.
 //
 // Thread: PageCopier's. Failure: open() says UNSUPPORTED where there is no such GPU, no driver or no
 // libkvpool_cuda.so, INVALID_ARGUMENT for layers that are not in the memory of that GPU. After an error of

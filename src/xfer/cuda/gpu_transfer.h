@@ -84,8 +84,9 @@ class GpuTransfer {
   GpuTransfer& operator=(const GpuTransfer&) = delete;
   virtual ~GpuTransfer() = default;
 
-  // Pins that memory for the GPU until the transfer is closed. Memory that somebody else has registered
-  // already is used as it is. REQUIRES: they keep it registered until then.
+  // Pins that memory for the GPU until the transfer is closed; transfers of the process share what they pin.
+  // Memory that somebody else has registered already is used as it is. REQUIRES: they keep it registered
+  // until then.
   [[nodiscard]] virtual Status register_host(std::span<std::byte> memory) = 0;
   // The paged cache; replaces the one before. Refuses memory that is not this GPU's, and while batches are
   // under way (busy).

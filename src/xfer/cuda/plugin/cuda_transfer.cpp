@@ -26,19 +26,6 @@ Status check_options(const GpuOptions& options) {
   return {};
 }
 
-// Whether both ends of that memory are pinned host memory.
-bool is_pinned(std::span<std::byte> memory) {
-  for (std::byte* const place : {memory.data(), memory.data() + memory.size() - 1}) {
-    cudaPointerAttributes attributes{};
-    const cudaError_t error = cudaPointerGetAttributes(&attributes, place);
-    if (error != cudaSuccess || attributes.type != cudaMemoryTypeHost || attributes.devicePointer != place) {
-      (void)cudaGetLastError();
-      return false;
-    }
-  }
-  return true;
-}
-
 Status check_device_memory(const PagedLayer& layer, size_t number, int device) {
   for (std::byte* const place : {layer.base, layer.base + layer.extent_bytes() - 1}) {
     cudaPointerAttributes attributes{};
@@ -107,7 +94,7 @@ CudaTransfer::~CudaTransfer() {
   // Of a broken context CUDA does not say whether its thread is still in the function that wakes.
   if (ended != cudaSuccess) (void)wakeup_.release();
   for (std::unique_ptr<Lane>& lane : lanes_) lane.reset();
-  for (std::byte* const memory : registered_) (void)cudaHostUnregister(memory);
+  pinned_.clear();
   (void)cudaGetLastError();
 }
 
@@ -129,6 +116,7 @@ cudaError_t CudaTransfer::drain() const {
 void CudaTransfer::leave_behind() {
   for (std::unique_ptr<Lane>& lane : lanes_) (void)lane.release();
   (void)wakeup_.release();
+  (void)new std::vector<PinnedMemory>(std::move(pinned_));
   log_message(LogLevel::error, "GPU " + std::to_string(options_.device) +
                                    ": batches were still under way after " +
                                    std::to_string(options_.close_wait_ms_max) +
@@ -139,16 +127,9 @@ void CudaTransfer::leave_behind() {
 Status CudaTransfer::register_host(std::span<std::byte> memory) {
   if (memory.empty()) return fail(Errc::invalid_argument, "no memory to register");
   const DeviceGuard guard(options_.device);
-  if (!is_pinned(memory)) {
-    const cudaError_t error =
-        cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable | cudaHostRegisterMapped);
-    if (error != cudaSuccess) {
-      return fail_cuda(error, "cudaHostRegister of " + std::to_string(memory.size()) + " bytes");
-    }
-    registered_.push_back(memory.data());
-    if (!is_pinned(memory))
-      return fail(Errc::system, "memory was registered, but is not pinned for this GPU");
-  }
+  Result<PinnedMemory> pinned = PinnedMemory::pin(memory, options_.device);
+  if (!pinned) return tl::unexpected(pinned.error());
+  pinned_.push_back(std::move(*pinned));
   regions_.add(memory);
   return {};
 }

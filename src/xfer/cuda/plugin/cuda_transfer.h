@@ -1,4 +1,4 @@
-// CudaTransfer: GpuTransfer over one device, two Lanes and the regions that it has registered.
+// CudaTransfer: GpuTransfer over one device, two Lanes and the memory that it has pinned.
 // Thread and Failure: those of GpuTransfer.
 
 #pragma once
@@ -12,6 +12,7 @@
 #include "xfer/cuda/gpu_transfer.h"
 #include "xfer/cuda/host_regions.h"
 #include "xfer/cuda/plugin/lane.h"
+#include "xfer/cuda/plugin/pinned_memory.h"
 
 namespace kvpool {
 
@@ -49,7 +50,7 @@ class CudaTransfer final : public GpuTransfer {
   std::unique_ptr<Wakeup> wakeup_ = std::make_unique<Wakeup>();
   std::vector<PagedLayer> layers_;
   HostRegions regions_;
-  std::vector<std::byte*> registered_;
+  std::vector<PinnedMemory> pinned_;
   std::array<std::unique_ptr<Lane>, 2> lanes_;
   size_t next_polled_ = 0;
   std::string failure_;

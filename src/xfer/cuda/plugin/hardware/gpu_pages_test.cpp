@@ -92,5 +92,50 @@ TEST(GpuPages, OfAnEnginesSizeArriveWhole) {
   opened->reset();
 }
 
+bool is_registered(const std::byte* place) {
+  cudaPointerAttributes attributes{};
+  EXPECT_CUDA(cudaPointerGetAttributes(&attributes, place));
+  return attributes.type == cudaMemoryTypeHost;
+}
+
+// Two transfers over one region, and one over a part of it: whoever has registered it closes first.
+TEST(GpuPages, ArriveAfterAnotherTransferOverTheirMemoryIsClosed) {
+  constexpr uint64_t page_bytes = 64 << 10;
+  constexpr uint32_t pages = 64;
+  DeviceMemory device;
+  ASSERT_TRUE(make_device_memory(device, pages * page_bytes));
+  std::vector<std::byte> memory(2 * pages * page_bytes);
+  const auto [from, to] =
+      std::pair(std::span(memory).first(memory.size() / 2), std::span(memory).last(memory.size() / 2));
+  std::vector<int32_t> numbers(pages);
+  for (uint32_t i = 0; i < pages; ++i) numbers[i] = static_cast<int32_t>(i * 7 % pages);
+  std::vector<std::unique_ptr<GpuTransfer>> transfers;
+  for (const std::span<std::byte> region : {std::span(memory), std::span(memory), to}) {
+    auto opened = CudaTransfer::open(options());
+    ASSERT_TRUE(opened) << opened.error().message;
+    ASSERT_TRUE((*opened)->register_host(region));
+    ASSERT_TRUE((*opened)->set_layers({{.base = device.get(),
+                                        .page_stride_bytes = page_bytes,
+                                        .pages = pages,
+                                        .pieces = {{0, page_bytes}}}}));
+    transfers.push_back(std::move(*opened));
+  }
+  const auto carry = [&](GpuTransfer& transfer, GpuDirection direction, std::span<std::byte> host) {
+    const std::vector<PagedSegment> segments = {{host.data(), 0, 0, pages}};
+    EXPECT_TRUE(transfer.submit({.direction = direction, .segments = segments, .pages = numbers}));
+    expect_completions(transfer, 1);
+  };
+  transfers[0].reset();
+  EXPECT_TRUE(is_registered(from.data()));
+  std::ranges::fill(from, std::byte{0x31});
+  carry(*transfers[1], GpuDirection::load, from);
+  transfers[1].reset();
+  EXPECT_TRUE(is_registered(to.data()));
+  carry(*transfers[2], GpuDirection::store, to);
+  EXPECT_TRUE(std::ranges::equal(from, to));
+  transfers[2].reset();
+  EXPECT_FALSE(is_registered(to.data()));
+}
+
 }  // namespace
 }  // namespace kvpool
