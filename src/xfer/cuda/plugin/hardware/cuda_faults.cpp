@@ -43,6 +43,17 @@ cudaError_t __wrap_cudaMemcpyBatchAsync(void* const* to, const void* const* from
                          : __real_cudaMemcpyBatchAsync(to, from, bytes, count, attributes, firsts,
                                                        attributes_count, stream);
 }
+#elif CUDART_VERSION >= 12080
+cudaError_t __real_cudaMemcpyBatchAsync(void** to, void** from, size_t* bytes, size_t count,
+                                        cudaMemcpyAttributes* attributes, size_t* firsts,
+                                        size_t attributes_count, size_t* failed, cudaStream_t stream);
+cudaError_t __wrap_cudaMemcpyBatchAsync(void** to, void** from, size_t* bytes, size_t count,
+                                        cudaMemcpyAttributes* attributes, size_t* firsts,
+                                        size_t attributes_count, size_t* failed, cudaStream_t stream) {
+  return kvpool::fails() ? cudaErrorMemoryAllocation
+                         : __real_cudaMemcpyBatchAsync(to, from, bytes, count, attributes, firsts,
+                                                       attributes_count, failed, stream);
+}
 #endif
 
 cudaError_t __real_cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
