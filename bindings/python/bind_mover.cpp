@@ -55,10 +55,16 @@ class Mover final : public Closable {
     auto made = std::make_shared<Mover>();
     kvpool_status status = KVPOOL_OK;
     kvpool_error error{};
-    made->mover_ = pages::PageMover::open(std::move(options), &status, &error);
-    check(status, error);
     made->pool_ = pool;
     made->ns_ = ns;
+    pool->delay_close();
+    {
+      const nb::gil_scoped_release let;  // a GPU takes seconds to register a large pool
+      made->mover_ = pages::PageMover::open(std::move(options), &status, &error);
+    }
+    pool->allow_close();
+    check(status, error);
+    (void)pool->get();  // throws where another thread is closing it meanwhile
     pool->add(made);
     return made;
   }
@@ -71,13 +77,13 @@ class Mover final : public Closable {
     constexpr uint64_t most_us = 10'000'000;
     kvpool_error ignored{};
     kvpool_status status = KVPOOL_OK;
-    pool_->begin_leaving();
+    pool_->delay_close();
     {
       const nb::gil_scoped_release let;
       status = mover_->close(most_us, &ignored);
       mover_.reset();
     }
-    pool_->end_leaving();
+    pool_->allow_close();
     // Its thread is left behind with work that does not end: then the pool is, too.
     if (status != KVPOOL_OK) (void)new std::shared_ptr<Pool>(pool_);
   }

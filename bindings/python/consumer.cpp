@@ -81,12 +81,12 @@ Consumer::~Consumer() {
   kvpool_error ignored{};
   constexpr uint64_t most_us = 10'000'000;
   kvpool_status status = KVPOOL_OK;
-  pool_->begin_leaving();
+  pool_->delay_close();
   {
     const nb::gil_scoped_release released;
     status = kvpool_consumer_close(consumer_, most_us, &ignored);
   }
-  pool_->end_leaving();
+  pool_->allow_close();
   // A device that does not let go may still write to what the requests name.
   if (status != KVPOOL_OK) (void)new std::vector<Slot>(std::move(under_way_));
 }

@@ -64,7 +64,7 @@ void Pool::close_users(double timeout_s) {
   for (const std::weak_ptr<Closable>& weak : users) {
     if (const auto user = weak.lock()) user->close(timeout_s);
   }
-  while (leaving_ > 0) {
+  while (delays_ > 0) {
     const nb::gil_scoped_release released;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

@@ -73,9 +73,9 @@ class Pool {
   [[nodiscard]] nanobind::list device_stats() const;
 
   void add(const std::shared_ptr<Closable>& user);
-  // Around what a user's destructor does without the GIL: the pool is closed after it.
-  void begin_leaving() { ++leaving_; }
-  void end_leaving() { --leaving_; }
+  // Around what a user does with the pool without the GIL as it opens or goes: the pool is closed after it.
+  void delay_close() { ++delays_; }
+  void allow_close() { --delays_; }
 
  private:
   void close_users(double timeout_s);
@@ -87,7 +87,7 @@ class Pool {
   kvpool_pool* pool_ = nullptr;
   bool closing_ = false;  // one thread is, without the GIL
   bool closed_ = false;
-  uint32_t leaving_ = 0;
+  uint32_t delays_ = 0;
   uint32_t lent_ = 0;
   std::vector<std::weak_ptr<Closable>> users_;
   Kept memory_;

@@ -1,5 +1,8 @@
 """PageMover: an engine's pages in NumPy arrays, with a gap in each page and the layers' pages in two orders."""
 
+import concurrent.futures
+import threading
+
 import kvpool
 import pytest
 from kvpool._native import PageMover, PageNumbers
@@ -103,6 +106,23 @@ def test_a_pool_closes_its_movers_first(pool):
     pool.close()
     with pytest.raises(kvpool.Closed):
         mover.stats()
+
+
+def test_a_pool_is_closed_while_movers_open(pool):
+    kv, opened = caches(False), threading.Event()
+
+    def open_until_closed():
+        with pytest.raises(kvpool.Closed):
+            while True:
+                _, mover = open_mover(pool, kv)
+                opened.set()
+                mover.close(30)
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        opener = threads.submit(open_until_closed)
+        assert opened.wait(30)
+        pool.close()
+        opener.result(30)
 
 
 def test_a_gpu_that_is_not_there_is_refused(pool):
