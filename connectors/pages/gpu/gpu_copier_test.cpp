@@ -64,7 +64,6 @@ class FakeTransfer final : public GpuTransfer {
     }
     return 0;
   }
-  [[nodiscard]] Status hold_back(ExternalStream /*stream*/, GpuTicket /*ticket*/) override { return {}; }
   [[nodiscard]] int event_fd() const override { return -1; }
   void prepare_wait() override {}
   void done_wait() override {}

@@ -49,11 +49,6 @@ struct GpuOptions {
   uint32_t close_wait_ms_max = 10'000;   // the destructor, for batches under way
 };
 
-// A stream of the caller's, a cudaStream_t as a number. It belongs to the same device and captures no graph.
-struct ExternalStream {
-  uintptr_t handle = 0;
-};
-
 // An event of the caller's, a cudaEvent_t as a number. REQUIRES: it is there.
 struct ExternalEvent {
   uintptr_t handle = 0;
@@ -96,9 +91,6 @@ class GpuTransfer {
   [[nodiscard]] virtual Result<GpuTicket> submit(const PagedBatch& batch) = 0;
   // What has completed, in the order of the tickets of each direction.
   [[nodiscard]] virtual size_t poll(std::span<GpuCompletion> out) = 0;
-  // What is put on `stream` from now on begins after that batch. Refused after an error of CUDA (io_error):
-  // then only its completion says that a batch has ended.
-  [[nodiscard]] virtual Status hold_back(ExternalStream stream, GpuTicket ticket) = 0;
 
   // Readable when poll() may find a completion, between prepare_wait() and done_wait(). After an error CUDA
   // may tell nothing: a sleeper looks again after look_ms_max at the latest.

@@ -10,7 +10,6 @@
 namespace kvpool {
 namespace {
 
-cudaStream_t stream_of(ExternalStream stream) { return std::bit_cast<cudaStream_t>(stream.handle); }
 cudaEvent_t event_of(ExternalEvent event) { return std::bit_cast<cudaEvent_t>(event.handle); }
 
 Status check_options(const GpuOptions& options) {
@@ -219,15 +218,6 @@ size_t CudaTransfer::poll(std::span<GpuCompletion> out) {
   }
   next_polled_ = (next_polled_ + 1) % lanes_.size();
   return taken;
-}
-
-Status CudaTransfer::hold_back(ExternalStream stream, GpuTicket ticket) {
-  if (!failure_.empty()) return fail(Errc::io_error, failure_);
-  Lane& of = lane(ticket.direction);
-  if (ticket.number >= of.submitted()) return fail(Errc::invalid_argument, "no such batch");
-  const DeviceGuard guard(options_.device);
-  const cudaError_t error = of.hold_back(stream_of(stream), ticket.number);
-  return error == cudaSuccess ? Status{} : refuse(of, error, "holding a stream back");
 }
 
 }  // namespace kvpool

@@ -1,7 +1,5 @@
 #include "xfer/cuda/plugin/lane.h"
 
-#include "base/assert.h"
-
 namespace kvpool {
 namespace {
 
@@ -80,11 +78,6 @@ std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {
   if (ended != cudaSuccess) broken = ended;
   const bool good = ended == cudaSuccess && oldest.whole;
   return GpuCompletion{.ticket = {direction_, completed_++}, .code = good ? Errc::ok : Errc::io_error};
-}
-
-cudaError_t Lane::hold_back(cudaStream_t external, uint64_t number) {
-  KVPOOL_ASSERT(number < submitted_);
-  return number < completed_ ? cudaSuccess : cudaStreamWaitEvent(external, slot(number).done.get(), 0);
 }
 
 cudaError_t Lane::look() const {

@@ -46,8 +46,6 @@ class Lane {
 
   // The oldest batch, if it has ended. `broken`: CUDA's error, if it is one that stays.
   [[nodiscard]] std::optional<GpuCompletion> take(cudaError_t& broken);
-  // REQUIRES: that batch was issued, and no issue() has failed.
-  [[nodiscard]] cudaError_t hold_back(cudaStream_t external, uint64_t number);
   // cudaSuccess: nothing is under way; cudaErrorNotReady: something is; else the error that broke the
   // context.
   [[nodiscard]] cudaError_t look() const;

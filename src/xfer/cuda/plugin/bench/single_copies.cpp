@@ -81,8 +81,4 @@ size_t SingleCopies::poll(std::span<GpuCompletion> out) {
   return taken;
 }
 
-Status SingleCopies::hold_back(ExternalStream /*stream*/, GpuTicket /*ticket*/) {
-  return fail(Errc::unsupported, "the baseline holds nobody back");
-}
-
 }  // namespace kvpool

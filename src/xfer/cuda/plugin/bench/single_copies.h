@@ -27,7 +27,6 @@ class SingleCopies final : public GpuTransfer {
   [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override;
   [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override;
   [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override;
-  [[nodiscard]] Status hold_back(ExternalStream stream, GpuTicket ticket) override;
   [[nodiscard]] int event_fd() const override { return wakeup_.fd(); }
   void prepare_wait() override { wakeup_.prepare(); }
   void done_wait() override { wakeup_.done(); }

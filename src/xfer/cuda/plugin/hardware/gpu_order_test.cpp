@@ -49,18 +49,16 @@ class GpuOrder : public testing::Test {
     ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
   }
 
-  [[nodiscard]] ExternalStream external() const { return {reinterpret_cast<uintptr_t>(external_.get())}; }
   [[nodiscard]] PagedBatch batch(GpuDirection direction) const {
     return {.direction = direction, .segments = segments_, .pages = numbers_, .after = {}};
   }
-  // Behind what is on that stream now.
-  [[nodiscard]] PagedBatch batch_after(GpuDirection direction, const Stream& stream) {
-    events_.push_back(record(stream));
+  // Behind what is on the external stream now.
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) {
+    events_.push_back(record(external_));
     PagedBatch made = batch(direction);
     made.after = number_of(events_.back());
     return made;
   }
-  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) { return batch_after(direction, external_); }
   void expect_all(const std::byte* memory, uint8_t value) const {
     for (uint64_t i = 0; i < cache_bytes; ++i) ASSERT_EQ(memory[i], std::byte{value}) << "at " << i;
   }
@@ -127,34 +125,6 @@ TEST_F(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
   ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
   expect_device(aside_, 0x11);
   expect_device(cache_, 0x22);
-}
-
-TEST_F(GpuOrder, AnExternalStreamIsHeldBackByALoad) {
-  std::memset(host_.get(), 0x33, cache_bytes);
-  const Stream gate = make_external();
-  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
-  const auto ticket = transfer_->submit(batch_after(GpuDirection::load, gate));
-  ASSERT_TRUE(ticket) << ticket.error().message;
-  ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
-  put_aside();
-  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
-  expect_device(aside_, 0x33);
-  expect_completions(*transfer_, 1);
-  // Of a batch that is over nobody needs to be held back.
-  EXPECT_TRUE(transfer_->hold_back(external(), *ticket));
-}
-
-TEST_F(GpuOrder, AnExternalStreamIsHeldBackByAStore) {
-  ASSERT_CUDA(cudaMemset(cache_.get(), 0x44, cache_bytes));
-  ASSERT_CUDA(cudaDeviceSynchronize());
-  const Stream gate = make_external();
-  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
-  const auto ticket = transfer_->submit(batch_after(GpuDirection::store, gate));
-  ASSERT_TRUE(ticket) << ticket.error().message;
-  ASSERT_TRUE(transfer_->hold_back(external(), *ticket));
-  ASSERT_CUDA(cudaMemsetAsync(cache_.get(), 0x55, cache_bytes, external_.get()));
-  expect_completions(*transfer_, 1);
-  expect_all(host_.get(), 0x44);
 }
 
 TEST_F(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
