@@ -102,7 +102,7 @@ std::optional<size_t> GpuCopier::submit(const CopyBatch& batch) {
   uint64_t pieces = 0;
   for (const CopyPart& part : batch.parts) {
     pieces += pieces_[part.layer] * part.pages_count;
-    if (pieces > options_.pieces_max || segments_.size() == segments_.capacity()) break;
+    if (pieces > options_.pieces_max) break;  // each part has one at least: there is room for it
     segments_.push_back({.host = part.segment,
                          .layer = part.layer,
                          .pages_first = part.pages_first,
