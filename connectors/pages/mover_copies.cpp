@@ -34,7 +34,7 @@ bool PageMover::hand_over(Unit& unit) {
                                  .parts = parts_,
                                  .pages = job.pages,
                                  .after = job.after,
-                                 .tag = number_of(unit)});
+                                 .tag = unit.index});
     if (!taken) {
       fail_copies(unit);
       return true;
@@ -100,7 +100,7 @@ void PageMover::settle(Unit& unit) {
   if (unit.job != nullptr || !unit.released) return;
   free_slots_.insert(free_slots_.end(), unit.slots.begin(), unit.slots.end());
   unit.slots.clear();
-  free_units_.push_back(number_of(unit));
+  free_units_.push_back(unit.index);
 }
 
 void PageMover::settle_units() {

@@ -195,7 +195,7 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
 kvpool_request PageMover::request_for(const Unit& unit) const {
   kvpool_request request{};
   request.struct_size = sizeof request;
-  request.user_data = number_of(unit);
+  request.user_data = unit.index;
   request.ns = options_.ns;
   request.blocks = unit.count;
   request.buffers = unit.addresses;
@@ -262,11 +262,6 @@ bool PageMover::is_behind_another(const Unit& unit) const {
     return other->job != nullptr && !other->job->is_load && !other->has_result &&
            other->job->chain == unit.job->chain && other->number < unit.number;
   });
-}
-
-uint32_t PageMover::number_of(const Unit& unit) const {
-  const auto found = std::ranges::find_if(units_, [&](const auto& other) { return other.get() == &unit; });
-  return static_cast<uint32_t>(found - units_.begin());
 }
 
 std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) const {

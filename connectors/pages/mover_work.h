@@ -51,6 +51,7 @@ struct PageMover::Job {
 // Some blocks of a job, the request and the copies that move them. A load's request comes first, and what of
 // it is complete is copied; a store's copies come first.
 struct PageMover::Unit {
+  uint32_t index = 0;   // in units_
   Job* job = nullptr;   // until its request has its result, and its copies have ended
   uint64_t number = 0;  // in the order of their starts
   uint32_t first = 0;

@@ -118,6 +118,7 @@ void PageMover::make_units(std::byte* region) {
     std::byte* const arrays = region + i * unit_array_bytes(segments());
     units_.push_back(std::make_unique<Unit>());
     Unit& unit = *units_.back();
+    unit.index = i;
     unit.keys = reinterpret_cast<kvpool_key*>(arrays);
     unit.addresses = reinterpret_cast<uint64_t*>(arrays + unit_blocks_most * sizeof(kvpool_key));
     unit.places = reinterpret_cast<const void**>(unit.addresses + uint64_t{unit_blocks_most} * segments());

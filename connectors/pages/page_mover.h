@@ -159,7 +159,6 @@ class PageMover {
     return closing_;
   }
   [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(options_.layers.size()); }
-  [[nodiscard]] uint32_t number_of(const Unit& unit) const;
   [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;
 
   MoverOptions options_;
