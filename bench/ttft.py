@@ -7,11 +7,14 @@
 FOLDER of --models has a folder with a config.json for each model; weights are random. Each system is a process of its
 own, since vLLM keeps one connector in it; --turns 2 runs them all again in the other order. In a process each length is
 asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), then the same prompt from the GPU's
-own cache ("gpu"), then again with that cache emptied ("again"). "needed" is the time that the bytes of the context take on
-the link, which is measured in the process: a copy of 1 GiB of pinned memory.
+own cache ("gpu"), then again with that cache emptied ("again"). The JSON has
+what the link gives, too: a copy of 1 GiB of pinned memory.
 
-Prints the medians; --json has every figure. Exit status: 0 measured; 1 a token differed from the first answer's; 2 a
-system could not run, which is named.
+Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
+with those that came back: a sum of each page in each layer.
+
+Prints the medians; --json has every figure. Exit status: 0 measured; 1 a page or a token differed; 2 a system could not
+run, which is named.
 """
 
 import argparse
@@ -64,6 +67,57 @@ def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int) -> dict[str, d
     }
 
 
+class Pages:
+    """Sums of the pages that a request had when it ended."""
+
+    def __init__(self, engine_core):
+        self._manager = engine_core.scheduler.kv_cache_manager
+        config = engine_core.scheduler.kv_cache_config
+        layers = engine_core.vllm_config.compilation_config.static_forward_context
+        self._groups = [(group.kv_cache_spec.block_size, [layers[name].kv_cache for name in group.layer_names])
+                        for group in config.kv_cache_groups]  # fmt: skip
+        self._freed: tuple[list[int], ...] = ()
+        free = self._manager.free
+
+        def watched(request):
+            self._freed = tuple(list(ids) for ids in self._manager.get_block_ids(request.request_id))
+            free(request)
+
+        self._manager.free = watched
+
+    def sums(self) -> list[dict]:
+        """Of each group, page of the context -> [layers]."""
+        import torch
+
+        made = []
+        for (_, layers), ids in zip(self._groups, self._freed):
+            there = [(index, page) for index, page in enumerate(ids) if page != 0]
+            sums = []
+            for layer in layers:
+                layer = layer[0] if isinstance(layer, list) else layer
+                pages = torch.tensor([page for _, page in there], device=layer.device)
+                sums.append(torch.cat([self._sum(layer[some]) for some in pages.split(1024)]).tolist())
+            made.append({index: of_layers for (index, _), of_layers in zip(there, zip(*sums))})
+        return made
+
+    @staticmethod
+    def _sum(pages):
+        import torch
+
+        words = pages.contiguous().view(torch.int32).flatten(1)
+        weights = torch.arange(1, 2 * words.shape[1], 2, dtype=torch.int32, device=words.device) * 0x9E3779B
+        return (words * weights).sum(dim=1, dtype=torch.int64)
+
+    def same(self, first: list[dict], second: list[dict], tokens: int) -> bool:
+        """Whether they agree in the pages that both have, of so many leading tokens."""
+        return all(
+            sums == others[index]
+            for (page_tokens, _), one, others in zip(self._groups, first, second)
+            for index, sums in one.items()
+            if index in others and (index + 1) * page_tokens <= tokens
+        )
+
+
 class Child:
     """One engine."""
 
@@ -80,6 +134,7 @@ class Child:
         self.sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=1)
         vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
         self.tokens = range(100, min(vocabulary, 100_000) - 1)
+        self.pages = Pages(self.llm.llm_engine.engine_core.engine_core)
 
     def ask(self, prompt: list[int]) -> tuple[float, int, int]:
         """Seconds, the token, and how many tokens were not computed."""
@@ -109,7 +164,11 @@ class Child:
                 self.settle()
                 self.llm.reset_prefix_cache()
             figures[name + "_s"], token, figures[name + "_cached"] = self.ask(prompt)
+            sums = self.pages.sums()
             figures["same"] = token == figures.setdefault("token", token) and figures.get("same", True)
+            if name == "cold":
+                computed = sums
+            figures["same_pages"] = self.pages.same(computed, sums, figures[name + "_cached"]) and figures.get("same_pages", True)
         return figures
 
 
@@ -165,8 +224,9 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
     for length in options.tokens:
         cold, gpu, again = (median(found["figures"], length, name) for name in ("cold_s", "gpu_s", "again_s"))
         cached = median(found["figures"], length, "again_cached")
+        good = all(figure["same"] and figure["same_pages"] for figure in found["figures"] if figure["tokens"] == length)
         print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {gpu:6.3f} s, again {again:7.3f} s "
-              f"({cached:.0f} not computed)", flush=True)  # fmt: skip
+              f"({cached:.0f} not computed){'' if good else ' WRONG PAGES'}", flush=True)  # fmt: skip
 
 
 def numbers(text: str) -> list[int]:
@@ -210,7 +270,7 @@ def main() -> int:
                     options.json.write_text(json.dumps(results))
     if missing:
         return 2
-    return 1 if any(not figure["same"] for result in results for figure in result["figures"]) else 0
+    return 1 if any(not (figure["same"] and figure["same_pages"]) for result in results for figure in result["figures"]) else 0
 
 
 if __name__ == "__main__":

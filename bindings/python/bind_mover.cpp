@@ -199,6 +199,7 @@ void bind_mover(nb::module_& module) {
                           "Carries blocks between an engine's pages and a pool, in a thread of its own.");
   mover.attr("GATHERED") = static_cast<int>(pages::EventKind::gathered);
   mover.attr("STORED") = static_cast<int>(pages::EventKind::stored);
+  mover.attr("ORDERED") = static_cast<int>(pages::EventKind::ordered);
   mover.attr("LOADED") = static_cast<int>(pages::EventKind::loaded);
   mover
       .def_static("open", &Mover::open, "pool"_a, "ns"_a, "layers"_a, "pages_of_group"_a, "staging_bytes"_a,
@@ -208,7 +209,10 @@ void bind_mover(nb::module_& module) {
            "after: a cudaEvent_t (torch.cuda.Event.cuda_event) recorded before this call and kept until the "
            "job has ended; pages are read behind it. 0: none.")
       .def("load", &Mover::load, "id"_a, "pin"_a, "block_first"_a, "blocks"_a, "pages"_a,
-           "timeout_s"_a = -1.0, "after"_a = 0, "after: as of store(); pages are written behind it.")
+           "timeout_s"_a = -1.0, "after"_a = 0,
+           "after: as of store(); pages are written behind it. When ORDERED is told, it has been recorded "
+           "anew: "
+           "what waits for it finds all of the load in its pages. LOADED comes later.")
       .def("cancel", &Mover::cancel, "id"_a)
       .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
       .def("wait_gathered", &Mover::wait_gathered, "id"_a, "timeout_s"_a = -1.0)

@@ -28,6 +28,7 @@ class CpuCopier final : public PageCopier {
     ends_[done_++] = {.tag = batch.tag, .good = true};
     return batch.parts.size();
   }
+  [[nodiscard]] bool record(uint64_t /*event*/) override { return false; }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override {
     const size_t taken = std::min(out.size(), done_);
     std::copy_n(ends_.begin(), taken, out.begin());

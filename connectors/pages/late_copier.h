@@ -13,6 +13,7 @@
 #include <array>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -39,6 +40,7 @@ struct Late {
   size_t batches_max = 3;             // under way, each way
   std::array<uint64_t, 2> waiting{};  // batches
   std::array<uint64_t, 2> ended{};
+  std::map<uint64_t, uint64_t> recorded;               // event -> batches of loads before it
   std::array<std::set<const std::byte*>, 2> segments;  // that were named
 
   void hold(size_t way, bool wanted) {
@@ -97,6 +99,11 @@ class LateCopier final : public PageCopier {
     ++late_->waiting[way];
     late_->changed.notify_all();
     return taken;
+  }
+  [[nodiscard]] bool record(uint64_t event) override {
+    const std::lock_guard lock(late_->mutex);
+    late_->recorded[event] = late_->ended[Late::to_pages] + late_->waiting[Late::to_pages];
+    return late_->good_left > 0;
   }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override {
     const std::lock_guard lock(late_->mutex);

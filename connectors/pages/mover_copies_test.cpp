@@ -38,6 +38,17 @@ class MoverCopies : public PageMoverTest {
   [[nodiscard]] bool is_untouched() {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
   }
+  [[nodiscard]] bool wait_ordered(uint64_t id) {
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::microseconds(patience_us);
+    while (std::chrono::steady_clock::now() < limit) {
+      for (const Event& event : mover_->take_events()) {
+        events_.push_back(event);
+        if (event.id == id && event.kind == EventKind::ordered) return true;
+      }
+      std::this_thread::yield();
+    }
+    return false;
+  }
   void expect_loads(uint64_t first_key, uint32_t blocks) {
     engine_->clear();
     const auto numbers = pages_for(blocks, 7, true);
@@ -192,6 +203,55 @@ TEST_F(MoverCopies, AJobWaitsForItsEvent) {
   late_->come(6);
   EXPECT_EQ(ended(load, EventKind::loaded), 4U) << "the pool was in time";
   EXPECT_EQ(complete_blocks(numbers, 1), 4U);
+}
+
+// Whoever gives a GPU work behind the event need not wait for the copies.
+TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
+  start_late(toml({"memory", "file"}));
+  EXPECT_EQ(store(1, 12), 12U);
+  late_->hold(Late::to_pages, true);
+  late_->come(9);
+  {
+    const std::lock_guard lock(late_->mutex);
+    late_->batches_max = 1000;
+  }
+  const auto numbers = pages_for(12, 7, true);
+  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
+  ASSERT_TRUE(wait_ordered(id));
+  EXPECT_TRUE(is_untouched());
+  EXPECT_FALSE(mover_->wait_ended(id, 0));
+  uint64_t before = 0;
+  {
+    const std::lock_guard lock(late_->mutex);
+    before = late_->recorded[9];
+  }
+  EXPECT_GE(before, 2U);
+  late_->hold(Late::to_pages, false);
+  EXPECT_EQ(ended(id, EventKind::loaded), 12U);
+  EXPECT_EQ(complete_blocks(numbers, 1), 12U);
+  const std::lock_guard lock(late_->mutex);
+  EXPECT_EQ(before, late_->ended[Late::to_pages]) << "the event lies behind all of them";
+}
+
+TEST_F(MoverCopies, AreNotOrderedWhereTheLoadMayFail) {
+  start_late(toml({"memory"}));
+  EXPECT_EQ(store(1, 12), 12U);
+  late_->come(9);
+  // One at a time: the others wait.
+  late_->hold(Late::to_pages, true);
+  {
+    const std::lock_guard lock(late_->mutex);
+    late_->batches_max = 1;
+    late_->parts_max = 9;
+  }
+  const auto numbers = pages_for(12, 7, true);
+  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
+  ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 1));
+  EXPECT_FALSE(mover_->wait_ended(id, moment_us));
+  mover_->cancel(id);
+  late_->hold(Late::to_pages, false);
+  EXPECT_EQ(ended(id, EventKind::loaded), 0U);
+  for (const Event& event : events_) EXPECT_NE(event.kind, EventKind::ordered);
 }
 
 TEST_F(MoverCopies, ThatFailFailEveryJobAndNoneHangs) {

@@ -268,8 +268,21 @@ std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) c
   return slots_ + unit.slots[block] * slot_bytes_ + segment_offset_[segment];
 }
 
+// A load that nothing can keep from coming but the copier's own failure.
+void PageMover::order(Job& job) {
+  if (!job.is_load || job.after == 0 || job.ordered || job.stopped || job.wants_more()) return;
+  for (const std::unique_ptr<Unit>& unit : units_) {
+    if (unit->job == &job && !(unit->has_result && unit->handed_over())) return;
+  }
+  job.ordered = true;
+  if (!options_.copier->record(job.after)) return;
+  const std::lock_guard lock(mutex_);
+  events_.push_back({.id = job.id, .kind = EventKind::ordered, .blocks = job.blocks});
+}
+
 void PageMover::end_jobs(std::deque<std::unique_ptr<Job>>& jobs) {
   for (const std::unique_ptr<Job>& job : jobs) {
+    order(*job);
     if (job->is_load || job->gathered || job->wants_more() || job->gathering > 0) continue;
     job->gathered = true;
     tell_gathered(*job);

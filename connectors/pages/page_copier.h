@@ -64,6 +64,8 @@ class PageCopier {
   // Takes on the first of the parts, as many as it has room for, as one batch; returns how many. 0: its queue
   // is full, to be tried again after a completion. None: it refuses them, now and later.
   [[nodiscard]] virtual std::optional<size_t> submit(const CopyBatch& batch) = 0;
+  // Records an event of the engine's, anew, behind all batches of loads. False: it knows none, or has failed.
+  [[nodiscard]] virtual bool record(uint64_t event) = 0;
   // What has completed.
   [[nodiscard]] virtual size_t poll(std::span<CopyEnd> out) = 0;
 

@@ -62,15 +62,20 @@ struct LoadJob {
   uint32_t blocks = 0;
   std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
   uint64_t timeout_us = 0;     // 0: wait_us_max in the queue, then the configuration's deadline
-  uint64_t after = 0;          // pages are written after this event
+  uint64_t after = 0;  // pages are written after this event; when `ordered`, it is recorded anew behind that
 };
 
-enum class EventKind : uint8_t { gathered, stored, loaded };
+enum class EventKind : uint8_t {
+  gathered,
+  stored,
+  ordered,  // of a load with an event: all of it comes, and what waits for the event finds it in the pages
+  loaded,
+};
 
 struct Event {
   uint64_t id = 0;
   EventKind kind = EventKind::gathered;
-  uint32_t blocks = 0;  // stored or loaded
+  uint32_t blocks = 0;  // stored or loaded; fewer of a load that was `ordered`: cancelled, or the GPU failed
 };
 
 struct MoverStats {
@@ -153,6 +158,7 @@ class PageMover {
   void end(const Job& job);
   void tell(const Event& event);
   void tell_gathered(const Job& job);
+  void order(Job& job);
   void sleep();
   [[nodiscard]] bool is_closing() const {
     const std::lock_guard lock(mutex_);

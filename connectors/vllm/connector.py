@@ -32,6 +32,9 @@ from kvpool.vllm.worker import WorkerSide, open_engine
 
 log = logging.getLogger("vllm.kvpool")
 
+# Pages that a device may still write, though nobody waits for it any more.
+_left_behind: list[Any] = []
+
 # Absent from vLLM 0.26, which lets a connector name the pages of a failed load, of one group, but not the request.
 _TransferResults = getattr(base, "KVConnectorTransferResults", None)
 
@@ -140,9 +143,10 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool.__version__, vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)
 
-    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
-        if self._worker is not None and isinstance(kv_connector_metadata, Metadata):
-            self._worker.before_step(kv_connector_metadata.step)
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._worker is not None:
+            self._worker.begin_step(self._step())
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
@@ -270,3 +274,5 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
                 side.close()
             except kvpool.KVPoolError as error:
                 log.warning("kvpool: %s", error)
+                if side is worker:
+                    _left_behind.append(self._kept)

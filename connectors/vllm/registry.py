@@ -63,8 +63,8 @@ class Engine:
     layout: Layout
     namespace: Namespace
     mover: PageMover
-    # On a GPU: makes an event that lies behind all that the engine has given it to do, with its number.
-    mark: Callable[[], tuple[Any, int]] | None = None
+    # On a GPU: makes an event (torch.cuda.Event) that lies behind all that the engine has given it to do.
+    mark: Callable[[], Any] | None = None
     # Whether vLLM recomputes a request whose load failed, when it is named.
     requests_may_fail: bool = False
     # Requests whose load failed, and how many blocks of it came.

@@ -25,6 +25,8 @@ log = logging.getLogger("vllm.kvpool")
 # Of copies from memory to memory.
 _VERIFIED_TIMEOUT_S = 60.0
 _RESET_TIMEOUT_S = 60.0
+# Copies out of pages take milliseconds; one that takes this long has failed, and its pages cannot be reused.
+_FENCE_S = 60.0
 # Of a pool that is as busy for so many looks nothing is expected.
 _BUSY_MAX = 100
 
@@ -177,6 +179,8 @@ class SchedulerSide:
         for load in step.loads:
             step.pages.extend(load.pages)
         self._take_block_ids(output, step.pages)
+        if len(step.pages) > 0 and not self._engine.mover.wait_unread(step.pages, _FENCE_S):
+            raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
         self._plan_stores(output, step)
         self._begin_step(output)
         return step

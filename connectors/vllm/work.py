@@ -38,5 +38,5 @@ class Store:
 class Step:
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
-    pages: PageNumbers = field(default_factory=PageNumbers)  # that it may write: no store may read them any more
+    pages: PageNumbers = field(default_factory=PageNumbers)  # that it may write: no store reads them any more
     cancels: list[int] = field(default_factory=list)

@@ -12,9 +12,6 @@ from kvpool.vllm.work import Load, Step
 
 log = logging.getLogger("vllm.kvpool")
 
-# Copies out of pages take milliseconds; one that takes this long has failed, and its pages cannot be reused.
-_FENCE_S = 60.0
-
 
 def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pages: int, settings: Settings,
                 pool: kvpool.Pool) -> Engine:
@@ -32,17 +29,17 @@ def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pa
     try:
         mover = PageMover.open(pool._native, namespace, [layer.native() for layer in layers],
                                [group.pages for group in layout.groups], settings.staging_bytes, gpu=gpu)
-    except kvpool.Unsupported as error:
+    except (kvpool.Unsupported, kvpool.OperatingSystemError) as error:  # the latter: no GPU memory, none that can be pinned
         raise Unsupported(str(error)) from error
     return Engine(layout, namespace, mover, None if gpu is None else _mark)
 
 
-def _mark() -> tuple[Any, int]:
+def _mark() -> Any:
     import torch
 
     event = torch.cuda.Event()
     event.record()
-    return event, event.cuda_event
+    return event
 
 
 def _flavour(vllm_config: Any, layers: list[Any]) -> str:
@@ -61,19 +58,21 @@ class WorkerSide:
         self._mover = engine.mover
         self._loads: dict[int, Load] = {}
         self._marks: dict[int, Any] = {}  # of jobs under way, which wait for them
+        self._ordered: dict[int, int] = {}  # loads that have ended for vLLM, and whose copies have not: blocks
         self._cancelled: set[int] = set()
         self._step_is_wrong = False  # it computes on pages that a synchronous load should have filled
         self._failed_pages: set[int] = set()
         self._finished: set[str] = set()
 
-    def before_step(self, step: Step) -> None:
-        """Nobody reads a page any more that this step may write."""
+    def begin_step(self, step: Step) -> None:
+        """Whoever had the pages of its loads before has been given to the GPU, and nothing of this step."""
         for job in step.cancels:
             self._mover.cancel(job)
+            self._ordered.pop(job, None)
             if job in self._loads:
                 self._cancelled.add(job)
-        if len(step.pages) > 0 and not self._mover.wait_unread(step.pages, _FENCE_S):
-            raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
+        if self._engine.mark is not None:
+            self._marks.update((load.id, self._engine.mark()) for load in step.loads)
 
     def start_loads(self, step: Step) -> None:
         loads, step.loads = step.loads, []
@@ -81,42 +80,55 @@ class WorkerSide:
         for load in loads:
             self._loads[load.id] = load
             try:
-                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s, self._mark(load.id))
+                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s,
+                                 self._event_of(load.id))
             except kvpool.KVPoolError as error:
                 self._marks.pop(load.id, None)
                 log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
                 self._ended(load.id, 0)
-        for load in loads:
-            if not load.is_async:
-                self._mover.wait_ended(load.id)
-        self.take_events()
+        waited = [load.id for load in loads if not load.is_async]
+        for job in waited:
+            self._mover.wait_ended(job)
+        if waited:
+            self.take_events()
 
     def start_stores(self, step: Step) -> None:
         stores, step.stores = step.stores, []
-        for store in () if self._step_is_wrong else stores:
+        if self._step_is_wrong or not stores:
+            return
+        mark = self._engine.mark() if self._engine.mark is not None else None  # behind what fills their pages
+        for store in stores:
+            if mark is not None:
+                self._marks[store.id] = mark
             try:
-                self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages, self._mark(store.id))
+                self._mover.store(store.id, store.chain, store.keys, store.parent, store.pages, self._event_of(store.id))
             except kvpool.KVPoolError:  # a cache may forget
                 self._marks.pop(store.id, None)
                 continue
             if store.events:
                 self._engine.storing[store.id] = store
 
-    def _mark(self, job: int) -> int:
-        """A load waits for whoever had its pages before, a store for what fills them."""
-        if self._engine.mark is None:
-            return 0
-        self._marks[job], number = self._engine.mark()
-        return number
+    def _event_of(self, job: int) -> int:
+        mark = self._marks.get(job)
+        return mark.cuda_event if mark is not None else 0
 
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
-            if kind != PageMover.GATHERED:
-                self._marks.pop(job, None)
-            if kind == PageMover.LOADED:
+            if kind == PageMover.ORDERED:
+                self._marks[job].wait()  # the GPU, with all that it is given from now on
+                if job not in self._cancelled:
+                    self._ordered[job] = blocks
                 self._ended(job, blocks)
-            elif kind == PageMover.STORED and (store := self._engine.storing.pop(job, None)) is not None:
-                self._engine.stored.append((store, blocks))
+            elif kind == PageMover.LOADED:
+                self._marks.pop(job, None)
+                if job in self._loads:
+                    self._ended(job, blocks)
+                elif blocks < self._ordered.pop(job, 0):
+                    raise RuntimeError("kvpool: the GPU did not copy what it was given; its pages are wrong")
+            elif kind == PageMover.STORED:
+                self._marks.pop(job, None)
+                if (store := self._engine.storing.pop(job, None)) is not None:
+                    self._engine.stored.append((store, blocks))
 
     def _ended(self, job: int, blocks: int) -> None:
         load = self._loads.pop(job)

@@ -104,7 +104,6 @@ def test_an_engine_that_cannot_be_served_runs_without_the_pool(good, said, chang
     made.register_kv_caches({"model.layers.0.self_attn.attn": torch.zeros(8, 2, 128, 128)})
     metadata = made.build_connector_meta(None)
     made.bind_connector_metadata(metadata)
-    made.handle_preemptions(metadata)
     made.start_load_kv(None)
     made.wait_for_save()
     assert made.get_finished(set()) == (None, None) and made.get_block_ids_with_load_errors() == set()

@@ -48,6 +48,9 @@ class GpuCopier final : public PageCopier {
   }
   [[nodiscard]] bool knows_events() const override { return true; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override;
+  [[nodiscard]] bool record(uint64_t event) override {
+    return transfer_->record(GpuDirection::load, {static_cast<uintptr_t>(event)}).has_value();
+  }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override;
   [[nodiscard]] int wait_fd() const override { return transfer_->event_fd(); }
   void prepare_wait() override { transfer_->prepare_wait(); }

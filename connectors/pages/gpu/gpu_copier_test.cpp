@@ -17,6 +17,7 @@ struct Seen {
   std::vector<std::span<std::byte>> registered;
   std::vector<size_t> batches;  // segments of each
   std::vector<uint64_t> events;
+  std::vector<std::pair<GpuDirection, uintptr_t>> recorded;
   size_t batches_max = 2;
   Status register_status;
   std::string failure;
@@ -63,6 +64,10 @@ class FakeTransfer final : public GpuTransfer {
       return 1;
     }
     return 0;
+  }
+  [[nodiscard]] Status record(GpuDirection direction, ExternalEvent event) override {
+    seen_.recorded.emplace_back(direction, event.handle);
+    return seen_.failure.empty() ? Status{} : fail(Errc::io_error, seen_.failure);
   }
   [[nodiscard]] int event_fd() const override { return -1; }
   void prepare_wait() override {}
@@ -133,6 +138,8 @@ TEST_F(GpuCopierTest, MovesWhatAMoverGivesIt) {
   EXPECT_TRUE(engine_->gaps_are_untouched());
   EXPECT_EQ(seen_.events.front(), 77U);
   EXPECT_EQ(seen_.events.back(), 78U);
+  ASSERT_EQ(seen_.recorded.size(), 1U);
+  EXPECT_EQ(seen_.recorded.front(), std::pair(GpuDirection::load, uintptr_t{78}));
 }
 
 TEST_F(GpuCopierTest, RefusesWhatCannotBeOpened) {

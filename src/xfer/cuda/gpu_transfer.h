@@ -92,6 +92,10 @@ class GpuTransfer {
   // What has completed, in the order of the tickets of each direction.
   [[nodiscard]] virtual size_t poll(std::span<GpuCompletion> out) = 0;
 
+  // Records that event of the caller's, again where it was recorded before, behind all batches of that
+  // direction. io_error: after an error of CUDA.
+  [[nodiscard]] virtual Status record(GpuDirection direction, ExternalEvent event) = 0;
+
   // Readable when poll() may find a completion, between prepare_wait() and done_wait(). After an error CUDA
   // may tell nothing: a sleeper looks again after look_ms_max at the latest.
   [[nodiscard]] virtual int event_fd() const = 0;

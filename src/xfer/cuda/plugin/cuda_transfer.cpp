@@ -197,6 +197,14 @@ Result<GpuTicket> CudaTransfer::submit(const PagedBatch& batch) {
   return ticket;
 }
 
+Status CudaTransfer::record(GpuDirection direction, ExternalEvent event) {
+  if (!failure_.empty()) return fail(Errc::io_error, failure_);
+  const DeviceGuard guard(options_.device);
+  const Lane& behind = lane(direction);
+  const cudaError_t error = behind.record(event_of(event));
+  return error == cudaSuccess ? Status{} : refuse(behind, error, "recording an event");
+}
+
 void CudaTransfer::break_down(cudaError_t error, const char* what) {
   std::string words = cuda_words(error, what);
   if (failure_.empty()) failure_ = std::move(words);

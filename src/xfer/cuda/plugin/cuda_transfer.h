@@ -25,6 +25,7 @@ class CudaTransfer final : public GpuTransfer {
   [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override;
   [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override;
   [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override;
+  [[nodiscard]] Status record(GpuDirection direction, ExternalEvent event) override;
   [[nodiscard]] int event_fd() const override { return wakeup_->fd(); }
   void prepare_wait() override { wakeup_->prepare(); }
   void done_wait() override { wakeup_->done(); }

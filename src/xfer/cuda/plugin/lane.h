@@ -46,6 +46,8 @@ class Lane {
 
   // The oldest batch, if it has ended. `broken`: CUDA's error, if it is one that stays.
   [[nodiscard]] std::optional<GpuCompletion> take(cudaError_t& broken);
+  // Behind all that was issued.
+  [[nodiscard]] cudaError_t record(cudaEvent_t external) const { return cudaEventRecord(external, last()); }
   // cudaSuccess: nothing is under way; cudaErrorNotReady: something is; else the error that broke the
   // context.
   [[nodiscard]] cudaError_t look() const;
