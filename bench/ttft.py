@@ -6,8 +6,10 @@
 
 FOLDER of --models has a folder with a config.json for each model; weights are random. Each system is a process of its
 own, since vLLM keeps one connector in it; --turns 2 runs them all again in the other order. In a process each length is
-asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), then the same prompt from the GPU's
-own cache ("gpu"), then again with that cache emptied ("again"). The JSON has
+asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), the same prompt at once, while it is
+still being stored ("soon"), from the GPU's own cache when it has been ("gpu"), then again with that cache emptied
+("again"). --mixed adds a new prompt of the longest length beside four requests that are answered ("mixed", until all have
+ended). The JSON has
 what the link gives, too: a copy of 1 GiB of pinned memory.
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
@@ -63,6 +65,7 @@ def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int) -> dict[str, d
         "kvpool-memory": kvpool([memory]),
         "kvpool-both": kvpool([memory, disk]),
         "kvpool-disk": kvpool([disk]),
+        "kvpool-spill": kvpool([memory | {"size": "9GiB"}, disk]),  # 128K tokens of LLaMA-3.1-8B do not fit into memory
         "kvpool-capped": kvpool([half, quarter, quarter]),  # two devices of memory as fast as two SSDs
     }
 
@@ -108,14 +111,15 @@ class Pages:
         weights = torch.arange(1, 2 * words.shape[1], 2, dtype=torch.int32, device=words.device) * 0x9E3779B
         return (words * weights).sum(dim=1, dtype=torch.int64)
 
-    def same(self, first: list[dict], second: list[dict], tokens: int) -> bool:
-        """Whether they agree in the pages that both have, of so many leading tokens."""
-        return all(
+    def wrong(self, first: list[dict], second: list[dict], tokens: int) -> tuple[int, int]:
+        """In how many pages they differ, of how many that both have, of so many leading tokens."""
+        equal = [
             sums == others[index]
             for (page_tokens, _), one, others in zip(self._groups, first, second)
             for index, sums in one.items()
             if index in others and (index + 1) * page_tokens <= tokens
-        )
+        ]
+        return equal.count(False), len(equal)
 
 
 class Child:
@@ -155,20 +159,34 @@ class Child:
         while mover.stats()["jobs_under_way"] > 0 and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def prompt(self, length: int, seed: str) -> list[int]:
+        own = random.Random(seed)
+        return [own.choice(self.tokens) for _ in range(length)]
+
+    def mixed(self, length: int, seed: int) -> float:
+        """Seconds until a new prompt and four others, with 16 tokens each, are answered."""
+        long = {"prompt_token_ids": self.prompt(length, f"mixed {seed}")}
+        others = [{"prompt_token_ids": self.prompt(64, f"other {seed} {i}")} for i in range(4)]
+        sampling = self.sampling.clone()
+        sampling.max_tokens = 16
+        begin = time.perf_counter()
+        self.llm.generate([*others, long], sampling, use_tqdm=False)
+        return time.perf_counter() - begin
+
     def measure(self, length: int, seed: int) -> dict:
-        own = random.Random(f"{length} {seed}")
-        prompt = [own.choice(self.tokens) for _ in range(length)]
+        prompt = self.prompt(length, f"{length} {seed}")
         figures = {"tokens": length}
-        for name in ("cold", "gpu", "again"):
-            if name == "again":
+        for name in ("cold", "soon", "gpu", "again"):
+            if name in ("gpu", "again"):
                 self.settle()
+            if name == "again":
                 self.llm.reset_prefix_cache()
             figures[name + "_s"], token, figures[name + "_cached"] = self.ask(prompt)
             sums = self.pages.sums()
             figures["same"] = token == figures.setdefault("token", token) and figures.get("same", True)
             if name == "cold":
                 computed = sums
-            figures["same_pages"] = self.pages.same(computed, sums, figures[name + "_cached"]) and figures.get("same_pages", True)
+            figures[name + "_wrong_pages"], figures[name + "_pages"] = self.pages.wrong(computed, sums, figures[name + "_cached"])
         return figures
 
 
@@ -192,8 +210,13 @@ def link_gbps() -> float:
 def run_child(options: argparse.Namespace) -> None:
     child = Child(options)
     child.ask([5] * 3000)  # the first step of an engine takes longer
-    figures = [child.measure(length, seed) for seed in range(options.repeats) for length in options.tokens]
-    print(json.dumps({"link_gbps": link_gbps(), "figures": figures}), flush=True)
+    figures, mixed = [], []
+    for seed in range(options.repeats):
+        figures += [child.measure(length, seed) for length in options.tokens]
+        if options.mixed:
+            child.settle()
+            mixed.append(child.mixed(max(options.tokens), seed))
+    print(json.dumps({"link_gbps": link_gbps(), "mixed_s": mixed, "figures": figures}), flush=True)
     os._exit(0)
 
 
@@ -203,8 +226,7 @@ def run_system(system: str, model: str, options: argparse.Namespace) -> dict | N
                    "--tokens", ",".join(map(str, options.tokens)), "--repeats", str(options.repeats), "--dtype", options.dtype,
                    "--memory-gib", str(options.memory_gib), "--disk-gib", str(options.disk_gib),
                    "--gpu-memory", str(options.gpu_memory), "--batched-tokens", str(options.batched_tokens)]  # fmt: skip
-        if options.eager:
-            command.append("--eager")
+        command += [f"--{name}" for name in ("eager", "mixed") if getattr(options, name)]
         lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
         log = options.path / f"ttft-{model}-{system}.log"
         with open(log, "w", encoding="utf-8") as errors:
@@ -222,11 +244,13 @@ def median(figures: list[dict], length: int, name: str) -> float:
 
 def show(model: str, system: str, found: dict, options: argparse.Namespace) -> None:
     for length in options.tokens:
-        cold, gpu, again = (median(found["figures"], length, name) for name in ("cold_s", "gpu_s", "again_s"))
+        cold, soon, gpu, again = (median(found["figures"], length, f"{name}_s") for name in ("cold", "soon", "gpu", "again"))
         cached = median(found["figures"], length, "again_cached")
-        good = all(figure["same"] and figure["same_pages"] for figure in found["figures"] if figure["tokens"] == length)
-        print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {gpu:6.3f} s, again {again:7.3f} s "
-              f"({cached:.0f} not computed){'' if good else ' WRONG PAGES'}", flush=True)  # fmt: skip
+        wrong = sum(figure["again_wrong_pages"] for figure in found["figures"] if figure["tokens"] == length)
+        print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {soon:6.3f} s at once and {gpu:6.3f} s, again {again:7.3f} s "
+              f"({cached:.0f} not computed){f', {wrong} PAGES DIFFER' if wrong else ''}", flush=True)  # fmt: skip
+    if found["mixed_s"]:
+        print(f"{model:14} {system:15} {max(options.tokens):7} tokens, new, beside others: {statistics.median(found['mixed_s']):.3f} s", flush=True)
 
 
 def numbers(text: str) -> list[int]:
@@ -247,7 +271,8 @@ def main() -> int:
     parser.add_argument("--gpu-memory", type=float, default=0.9)
     parser.add_argument("--batched-tokens", type=int, default=16384)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
+    parser.add_argument("--mixed", action="store_true", help="measure a new prompt beside others, too")
     parser.add_argument("--timeout-s", type=float, default=900)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -270,7 +295,8 @@ def main() -> int:
                     options.json.write_text(json.dumps(results))
     if missing:
         return 2
-    return 1 if any(not (figure["same"] and figure["same_pages"]) for result in results for figure in result["figures"]) else 0
+    figures = [figure for result in results for figure in result["figures"]]
+    return 1 if any(not figure["same"] or any(figure[f"{name}_wrong_pages"] for name in ("soon", "gpu", "again")) for figure in figures) else 0
 
 
 if __name__ == "__main__":
