@@ -4,7 +4,8 @@
 Each run is a process of its own; the engines alternate. Run it with the Python of a virtual environment that has
 vLLM and kvpool (make test-engines makes build/engines/vllm-0.32). Nothing else should run on the machine.
 
-Prints for each pair the ratio of throughputs, and the medians.
+Prints for each pair the ratio of throughputs, and the medians; and how long the engine's thread was in the connector
+without hits, and kvpool's own threads on a CPU, which tells more than ratios where other machines share the host.
 """
 
 import argparse
@@ -28,6 +29,37 @@ ENVIRONMENT = {
 def prompts(count: int, tokens: int, seed: int) -> list[dict]:
     rng = random.Random(seed)
     return [{"prompt_token_ids": [rng.randrange(3, 1000) for _ in range(tokens)]} for _ in range(count)]
+
+
+class Cost:
+    """Seconds of this process that are kvpool's."""
+
+    def __init__(self):
+        from kvpool.vllm.connector import KVPoolConnector
+
+        self.connector_s = 0.0
+        for name, function in list(vars(KVPoolConnector).items()):
+            if callable(function) and not name.startswith("_"):
+                setattr(KVPoolConnector, name, self._timed(function))
+
+    def _timed(self, function):
+        def timed(*args, **more):
+            begin = time.perf_counter()
+            try:
+                return function(*args, **more)
+            finally:
+                self.connector_s += time.perf_counter() - begin
+
+        return timed
+
+    @staticmethod
+    def threads_s() -> float:
+        made = 0.0
+        for task in pathlib.Path("/proc/self/task").iterdir():
+            if (task / "comm").read_text().startswith("kvpool"):
+                user, kernel = (task / "stat").read_text().rsplit(")", 1)[1].split()[11:13]
+                made += (int(user) + int(kernel)) / os.sysconf("SC_CLK_TCK")
+        return made
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,7 +92,10 @@ def run(options: argparse.Namespace) -> None:
 
     timed(prompts(2, options.tokens, 1))
     cold = prompts(options.prompts, options.tokens, 2)
-    out = {"cold_s": timed(cold)}
+    cost = Cost() if options.engine == "kvpool" else None
+    before = Cost.threads_s()
+    out = {"cold_s": timed(cold), "threads_s": Cost.threads_s() - before}
+    out["connector_s"] = cost.connector_s if cost else 0.0
     llm.reset_prefix_cache()
     out["again_s"] = timed(cold)
     print(json.dumps(out), flush=True)
@@ -87,15 +122,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         run(options)
-    ratios, gains = [], []
+    ratios, gains, costs = [], [], []
     for pair in range(options.pairs):
         order = ("alone", "kvpool") if pair % 2 == 0 else ("kvpool", "alone")
         found = {engine: measure(engine, options) for engine in order}
         ratios.append(found["alone"]["cold_s"] / found["kvpool"]["cold_s"])
+        costs.append([found["kvpool"][name] / found["kvpool"]["cold_s"] for name in ("connector_s", "threads_s")])
         gains.append(found["alone"]["again_s"] / found["kvpool"]["again_s"])
         print(f"pair {pair + 1}: alone {found['alone']['cold_s']:.2f} s, with kvpool and no hits {found['kvpool']['cold_s']:.2f} s: "
               f"{ratios[-1]:.3f}; again {found['alone']['again_s']:.2f} s and {found['kvpool']['again_s']:.2f} s", flush=True)  # fmt: skip
     print(f"throughput without hits, of the engine alone: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    connector, threads = (statistics.median(cost) for cost in zip(*costs))
+    print(f"without hits the connector takes {connector:.3%} of the engine's thread, kvpool's threads {threads:.3%} of a core")
     print(f"prompts that come again: {statistics.median(gains):.2f} times as fast ({min(gains):.2f} to {max(gains):.2f})")
 
 

@@ -3,6 +3,7 @@
 #include "connectors/lmcache/worker.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -111,6 +112,7 @@ void Worker::fail_all(const std::string& why) {
 }
 
 void Worker::run() {
+  pthread_setname_np(pthread_self(), "kvpool-lmcache");
   for (;;) {
     {
       const std::lock_guard lock(mutex_);

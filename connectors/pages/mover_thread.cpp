@@ -1,6 +1,7 @@
 // What the thread of a PageMover does.
 
 #include <poll.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ constexpr int look_ms = 20;
 }  // namespace
 
 void PageMover::run() {
+  pthread_setname_np(pthread_self(), "kvpool-pages");
   while (take_orders()) {
     take_completions();
     look_at_progress();

@@ -29,9 +29,7 @@ constexpr uint64_t patience_us = 60'000'000;
 int transfer_threads = 8;
 
 void expect(bool good, const std::string& what) {
-  if (good) return;
-  (void)std::fprintf(stderr, "gpu_mover_bench: %s\n", what.c_str());
-  std::exit(1);
+  if (!good) throw std::runtime_error(what);
 }
 void expect(cudaError_t error, const std::string& what) {
   expect(error == cudaSuccess, error == cudaSuccess ? what : cuda_words(error, what));
@@ -74,11 +72,11 @@ class Bench {
     }
   }
   ~Bench() {
-    kvpool_error error{};
-    expect(mover_->close(patience_us, &error) == KVPOOL_OK, error.message);
+    kvpool_error ignored{};
+    (void)mover_->close(patience_us, &ignored);
     mover_.reset();
-    expect(kvpool_consumer_close(asker_, patience_us, &error) == KVPOOL_OK, error.message);
-    expect(kvpool_close(pool_, patience_us, &error) == KVPOOL_OK, error.message);
+    (void)kvpool_consumer_close(asker_, patience_us, &ignored);
+    (void)kvpool_close(pool_, patience_us, &ignored);
     (void)cudaFree(device_);
   }
   Bench(const Bench&) = delete;
@@ -351,7 +349,7 @@ int run_all(int argc, char** argv) {
 }  // namespace
 }  // namespace kvpool::pages
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   const auto plugin = kvpool::load_cuda();
   const auto transfer =
       plugin ? (*plugin)->open({.batches_max = 1, .pieces_max = 1}) : tl::unexpected(plugin.error());
@@ -360,4 +358,7 @@ int main(int argc, char** argv) {
     return 77;
   }
   return kvpool::pages::run_all(argc, argv);
+} catch (const std::exception& error) {
+  (void)std::fprintf(stderr, "gpu_mover_bench: %s\n", error.what());
+  return 1;
 }

@@ -1,6 +1,6 @@
 // SingleCopies: the baseline of the bench, a GpuTransfer that gives the copy engine a command a piece. It
-// does no more than the bench asks for: host memory is registered by somebody else, no batch waits for a
-// stream, and nobody is held back.
+// does no more than the bench asks for: host memory is registered by somebody else, and events are for
+// nobody.
 //
 // Thread: one owner thread; the destructor waits. Failure: as of GpuTransfer.
 
@@ -27,6 +27,9 @@ class SingleCopies final : public GpuTransfer {
   [[nodiscard]] Status set_layers(std::vector<PagedLayer> layers) override;
   [[nodiscard]] Result<GpuTicket> submit(const PagedBatch& batch) override;
   [[nodiscard]] size_t poll(std::span<GpuCompletion> out) override;
+  [[nodiscard]] Status record(GpuDirection /*direction*/, ExternalEvent /*event*/) override {
+    return fail(Errc::unsupported, "not asked for");
+  }
   [[nodiscard]] int event_fd() const override { return wakeup_.fd(); }
   void prepare_wait() override { wakeup_.prepare(); }
   void done_wait() override { wakeup_.done(); }

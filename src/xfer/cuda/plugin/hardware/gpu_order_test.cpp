@@ -52,9 +52,10 @@ class GpuOrder : public testing::Test {
   [[nodiscard]] PagedBatch batch(GpuDirection direction) const {
     return {.direction = direction, .segments = segments_, .pages = numbers_, .after = {}};
   }
-  // Behind what is on the external stream now.
-  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) {
-    events_.push_back(record(external_));
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction) { return batch_after(direction, external_); }
+  // Behind what is on that stream now.
+  [[nodiscard]] PagedBatch batch_after(GpuDirection direction, const Stream& stream) {
+    events_.push_back(record(stream));
     PagedBatch made = batch(direction);
     made.after = number_of(events_.back());
     return made;
@@ -125,6 +126,22 @@ TEST_F(GpuOrder, ALoadDoesNotBeginBeforeAnExternalStreamIsThere) {
   ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
   expect_device(aside_, 0x11);
   expect_device(cache_, 0x22);
+}
+
+// The event that a load waits for says afterwards that it has come.
+TEST_F(GpuOrder, AnEventIsRecordedBehindLoads) {
+  std::memset(host_.get(), 0x33, cache_bytes);
+  const Stream gate = make_external();
+  ASSERT_CUDA(launch_slow_fill(aside_.get(), cache_bytes, 0, slow_ms, gate.get()));
+  ASSERT_TRUE(transfer_->submit(batch_after(GpuDirection::load, gate)));
+  ASSERT_TRUE(transfer_->record(GpuDirection::load, number_of(events_.back())));
+  EXPECT_EQ(cudaEventQuery(events_.back().get()), cudaErrorNotReady);
+  (void)cudaGetLastError();
+  ASSERT_CUDA(cudaStreamWaitEvent(external_.get(), events_.back().get(), 0));
+  put_aside();
+  ASSERT_CUDA(cudaStreamSynchronize(external_.get()));
+  expect_device(aside_, 0x33);
+  expect_completions(*transfer_, 1);
 }
 
 TEST_F(GpuOrder, AFullQueueIsBusyAndNobodyWaits) {
