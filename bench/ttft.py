@@ -230,8 +230,12 @@ def run_system(system: str, model: str, options: argparse.Namespace) -> dict | N
         lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
         log = options.path / f"ttft-{model}-{system}.log"
         with open(log, "w", encoding="utf-8") as errors:
-            done = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=subprocess.PIPE, stderr=errors,
-                                  check=False, timeout=options.timeout_s)  # fmt: skip
+            try:
+                done = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=subprocess.PIPE, stderr=errors,
+                                      check=False, timeout=options.timeout_s)  # fmt: skip
+            except subprocess.TimeoutExpired:
+                print(f"{model}, {system}: not done after {options.timeout_s:.0f} s, see {log}", flush=True)
+                return None
         if done.returncode != 0:
             print(f"{model}, {system}: status {done.returncode}, see {log}", flush=True)
             return None
