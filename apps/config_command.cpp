@@ -109,6 +109,7 @@ int show(const Tool& tool, const PoolOptions& options) {
   for (const NamespaceConfig& ns : config->namespaces) namespaces.push_back(to_json(ns));
   print_json({{"file", config->file},
               {"placement", to_string(config->placement)},
+              {"link_bytes_per_second", optional(config->link_bytes_per_second)},
               {"residency", to_string(config->residency)},
               {"verify", to_string(config->verify)},
               {"staging_bytes", config->staging_bytes},

@@ -9,8 +9,8 @@ own, since vLLM keeps one connector in it; --turns 2 runs them all again in the 
 asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), the same prompt at once, while it is
 still being stored ("soon"), from the GPU's own cache when it has been ("gpu"), then again with that cache emptied
 ("again"). --mixed adds a new prompt of the longest length beside four requests that are answered ("mixed", until all have
-ended). The JSON has
-what the link gives, too: a copy of 1 GiB of pinned memory.
+ended). What
+the link gives is measured first, by copies of 1 GiB of pinned memory, and told to kvpool.
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer.
@@ -38,10 +38,12 @@ GIB = 1 << 30
 SETTLE_S = 120
 
 
-def kvpool(devices: list[dict], staging: str = "1GiB") -> dict:
+def kvpool(devices: list[dict], link: float, **pool) -> dict:
+    if link > 0:
+        pool["link"] = f"{link:.0f}GB/s"
     return {
         "kv_connector": "KVPoolConnector", "kv_role": "kv_both", "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"config": {"pool": {"buffers": "4GiB", "staging": staging}, "device": devices}},
+        "kv_connector_extra_config": {"config": {"pool": {"buffers": "4GiB", "staging": "1GiB", **pool}, "device": devices}},
     }  # fmt: skip
 
 
@@ -50,11 +52,11 @@ def offloading(**extra) -> dict:
             "kv_connector_extra_config": {"block_size": 256, **extra}}  # fmt: skip
 
 
-def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int) -> dict[str, dict | None]:
-    """name -> kv_transfer_config"""
+def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int, link: float) -> dict[str, dict | None]:
+    """name -> kv_transfer_config. link: to the GPU, in GB/s; 0: none."""
     memory = {"kind": "memory", "size": f"{memory_gib}GiB"}
-    half = {"kind": "memory", "size": f"{memory_gib // 2}GiB"}
-    quarter = {"kind": "memory", "size": f"{memory_gib // 4}GiB", "limit_read": "13GB/s"}
+    quarter = {"kind": "memory", "size": f"{memory_gib // 4}GiB"}
+    capped = quarter | {"limit_read": "13GB/s"}  # as an SSD
     disk = {"kind": "file", "path": str(folder / "pool"), "size": f"{disk_gib}GiB"}
     tier = {"type": "fs", "root_dir": str(folder / "tier")}
     return {
@@ -62,11 +64,11 @@ def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int) -> dict[str, d
         "vllm-memory": offloading(cpu_bytes_to_use=memory_gib * GIB),
         "vllm-disk": offloading(cpu_bytes_to_use=4 * GIB, spec_name="TieringOffloadingSpec", secondary_tiers=[tier]),
         "lmcache-memory": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
-        "kvpool-memory": kvpool([memory]),
-        "kvpool-both": kvpool([memory, disk]),
-        "kvpool-disk": kvpool([disk]),
-        "kvpool-spill": kvpool([memory | {"size": "9GiB"}, disk]),  # 128K tokens of LLaMA-3.1-8B do not fit into memory
-        "kvpool-capped": kvpool([half, quarter, quarter]),  # two devices of memory as fast as two SSDs
+        "kvpool-memory": kvpool([memory], link),
+        "kvpool-both": kvpool([memory, disk], link),
+        "kvpool-disk": kvpool([disk], link),
+        "kvpool-spill": kvpool([memory | {"size": "9GiB"}, disk], link),  # 128K tokens of LLaMA-3.1-8B do not fit into memory
+        "kvpool-capped": kvpool([quarter, quarter, capped, capped], link, placement="equal"),  # half of it on the two
     }
 
 
@@ -129,10 +131,11 @@ class Child:
         from vllm import LLM, SamplingParams
 
         folder = pathlib.Path(options.child)
-        transfer = systems(folder, options.memory_gib, options.disk_gib)[options.system]
+        self.link_gbps = link_gbps()
+        transfer = systems(folder, options.memory_gib, options.disk_gib, self.link_gbps)[options.system]
         more = {"kv_transfer_config": transfer} if transfer else {}
         self.llm = LLM(model=str(options.models / options.model), load_format="dummy", skip_tokenizer_init=True,
-                       dtype=options.dtype, max_model_len=max(options.tokens) + 16,
+                       dtype=options.dtype, max_model_len=max(3000, *options.tokens) + 16,
                        max_num_batched_tokens=options.batched_tokens, gpu_memory_utilization=options.gpu_memory,
                        enforce_eager=options.eager, disable_log_stats=True, **more)  # fmt: skip
         self.sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=1)
@@ -204,6 +207,8 @@ def link_gbps() -> float:
         target.copy_(source, non_blocking=True)
         torch.cuda.synchronize()
         best = max(best, GIB / (time.perf_counter() - begin) / 1e9)
+    del target
+    torch.cuda.empty_cache()
     return best
 
 
@@ -216,7 +221,7 @@ def run_child(options: argparse.Namespace) -> None:
         if options.mixed:
             child.settle()
             mixed.append(child.mixed(max(options.tokens), seed))
-    print(json.dumps({"link_gbps": link_gbps(), "mixed_s": mixed, "figures": figures}), flush=True)
+    print(json.dumps({"link_gbps": child.link_gbps, "mixed_s": mixed, "figures": figures}), flush=True)
     os._exit(0)
 
 

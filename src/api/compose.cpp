@@ -222,6 +222,20 @@ void apply_caps(const Config& config, Profile& profile) {
   }
 }
 
+// A consumer that reads memory where it lies takes as much of it as its link gives, whatever copies by the
+// CPU would give.
+void apply_link(const Config& config, Profile& profile) {
+  if (!config.link_bytes_per_second) return;
+  profile.link_bytes_per_second = static_cast<double>(*config.link_bytes_per_second);
+  for (size_t i = 0; i < config.devices.size(); ++i) {
+    if (config.devices[i].kind != DeviceKind::memory) continue;
+    DeviceProfile& device = profile.devices[i];
+    device.read_bytes_per_second =
+        bounded_by_cap(profile.link_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
+    device.together_bytes_per_second = device.read_bytes_per_second;
+  }
+}
+
 // A stored profile of these devices, or a quick one.
 Result<Profile> find_profile(const Config& config, DeviceSet& set, const Clock& clock) {
   auto stored = stored_profile(config.profile_path, config.unmeasured());
@@ -333,6 +347,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                                : find_profile(config, *pieces->set, *pieces->clock);
   if (!profile) return tl::unexpected(profile.error());
   apply_caps(config, *profile);
+  apply_link(config, *profile);
   if (config.placement == PlacementRule::link && profile->link_bytes_per_second <= 0) {
     log_warn(
         "placement \"link\": the profile has no link_bytes_per_second, so shares are as with \"bandwidth\"");

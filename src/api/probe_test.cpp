@@ -30,6 +30,26 @@ class ProbeApi : public ::testing::Test {
     return kvpool_probe(&options_, &asked_, json_.data(), capacity_, &needed_, &error_);
   }
 
+  // A profile in which each device gives 400 MB/s beside the others.
+  void save(const std::vector<std::string>& names = {"memory0", "file0"}) {
+    kvpool::Profile stored;
+    for (const std::string& name : names) {
+      stored.devices.push_back({.name = name,
+                                .read_bytes_per_second = 1e9,
+                                .together_bytes_per_second = 4e8,
+                                .queue_bytes = 1 << 20});
+    }
+    ASSERT_TRUE(kvpool::save_profile(profile(), stored));
+  }
+  double share_of_file(uint32_t number = 1) {
+    kvpool_pool* pool = nullptr;
+    EXPECT_EQ(kvpool_open(&options_, &pool, &error_), KVPOOL_OK) << error_.message;
+    kvpool_device_stats stats{.struct_size = sizeof(kvpool_device_stats)};
+    EXPECT_EQ(kvpool_get_device_stats(pool, number, &stats), KVPOOL_OK);
+    EXPECT_EQ(kvpool_close(pool, 1'000'000, &error_), KVPOOL_OK);
+    return stats.planned_share;
+  }
+
   std::string folder_;
   std::string toml_;
   kvpool_options options_{
@@ -78,20 +98,23 @@ TEST_F(ProbeApi, RefusesDevicesOfAnOpenPool) {
 }
 
 TEST_F(ProbeApi, ACapIsAllThatADeviceAddsToTheOthers) {
-  kvpool::Profile stored;
-  for (const char* name : {"memory0", "file0"}) {
-    stored.devices.push_back({.name = name,
-                              .read_bytes_per_second = 1e9,
-                              .together_bytes_per_second = 4e8,
-                              .queue_bytes = 1 << 20});
-  }
-  ASSERT_TRUE(kvpool::save_profile(profile(), stored));
-  kvpool_pool* pool = nullptr;
-  ASSERT_EQ(kvpool_open(&options_, &pool, &error_), KVPOOL_OK) << error_.message;
-  kvpool_device_stats stats{.struct_size = sizeof(kvpool_device_stats)};
-  ASSERT_EQ(kvpool_get_device_stats(pool, 1, &stats), KVPOOL_OK);
-  EXPECT_NEAR(stats.planned_share, 4e7 / (4e8 + 4e7), 0.01);
-  EXPECT_EQ(kvpool_close(pool, 1'000'000, &error_), KVPOOL_OK);
+  save();
+  EXPECT_NEAR(share_of_file(), 4e7 / (4e8 + 4e7), 0.01);
+}
+
+// Memory is not copied then, and gives what the link takes.
+TEST_F(ProbeApi, ALinkIsWhatMemoryGivesInPlace) {
+  save();
+  toml_.insert(sizeof "[pool]", "link = \"200MB/s\"\n");
+  options_.config_toml = toml_.c_str();
+  EXPECT_NEAR(share_of_file(), 4e7 / (2e8 + 4e7), 0.01);
+  toml_ += "[[device]]\nkind = \"memory\"\nname = \"memory0\"\nsize = \"8MiB\"\nlimit_read = \"60MB/s\"\n";
+  toml_.erase(toml_.find("[[device]]\nkind = \"memory\"\nsize"),
+              sizeof "[[device]]\nkind = \"memory\"\nsize = \"8MiB\"");
+  options_.config_toml = toml_.c_str();
+  std::filesystem::remove(profile());
+  save({"file0", "memory0"});
+  EXPECT_NEAR(share_of_file(0), 4e7 / (6e7 + 4e7), 0.01) << "what is capped gives no more";
 }
 
 TEST_F(ProbeApi, SaysHowMuchRoomTheResultNeeds) {

@@ -77,6 +77,8 @@ struct Config {
   PlacementRule placement = PlacementRule::bandwidth;
   Residency residency = Residency::exclusive;
   VerifyRule verify = VerifyRule::storage;
+  // What the consumer takes at most, where it reads memory in place.
+  std::optional<uint64_t> link_bytes_per_second;
   uint64_t staging_bytes = 64ULL << 20;
   uint64_t buffer_bytes = 256ULL << 20;       // arena memory for consumers' regions
   uint32_t transfer_threads = 0;              // 0: chosen from the number of cores

@@ -13,6 +13,7 @@ namespace {
 const std::string complete = R"(# all there is
 [pool]
 placement = "link"
+link = "55GB/s"
 residency = "exclusive"
 verify = "always"
 staging = "128MiB"
@@ -96,6 +97,7 @@ TEST(Config, ReadsEveryKey) {
   const auto config = parse_config(complete, "kvpool.toml");
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->placement, PlacementRule::link);
+  EXPECT_EQ(config->link_bytes_per_second, 55'000'000'000);
   EXPECT_EQ(config->verify, VerifyRule::always);
   EXPECT_EQ(config->staging_bytes, 128ULL << 20);
   EXPECT_EQ(config->buffer_bytes, 1ULL << 30);
@@ -203,6 +205,7 @@ TEST(Config, EachErrorNamesFileLineKeyAndWhatIsAllowed) {
       {minimal + "[pool]\nplacement = \"raid\"\n", "kvpool.toml:5: key 'pool.placement': 'raid' is not one"},
       {minimal + "[pool]\nstaging = \"1MiB\"\n", "kvpool.toml:5: key 'pool.staging': 1 MiB is below two"},
       {minimal + "[pool]\nbuffers = -1\n", "kvpool.toml:5: key 'pool.buffers': -1 is negative"},
+      {minimal + "[pool]\nlink = \"0GB/s\"\n", "kvpool.toml:5: key 'pool.link': it is 0"},
       {minimal + "[pool]\ntransfer_threads = 257\n",
        "kvpool.toml:5: key 'pool.transfer_threads': 257 is too"},
       {minimal + "[pool]\ntransfer_threads = \"2\"\n",

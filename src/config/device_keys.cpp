@@ -16,7 +16,6 @@ constexpr std::string_view kinds_allowed = "memory, file, nvme, spdk, null, sim"
 constexpr uint64_t size_bytes_min = 1ULL << 20;  // one slab
 constexpr uint64_t size_bytes_max = 1ULL << 50;
 constexpr uint64_t size_alignment_bytes = 4096;
-constexpr uint64_t rate_max = 1'000'000'000'000'000;
 constexpr size_t name_length_max = 63;  // the C API's kvpool_device_stats has room for it
 constexpr size_t path_length_max = 4095;
 
@@ -68,9 +67,7 @@ constexpr int numa_node_max = 1023;
 
 template <auto member>
 std::string check_limit(const DeviceConfig& device) {
-  if (!(device.*member)) return {};
-  if (*(device.*member) == 0) return "it is 0";
-  return *(device.*member) <= rate_max ? "" : "it is too large";
+  return check_optional_rate(device.*member);
 }
 
 template <auto member>
@@ -118,7 +115,6 @@ constexpr uint8_t memory = kind_bit(DeviceKind::memory);
 constexpr uint8_t spdk = kind_bit(DeviceKind::spdk);
 constexpr uint8_t storage = kind_bit(DeviceKind::file) | kind_bit(DeviceKind::nvme) | spdk;
 constexpr uint8_t simulated = kind_bit(DeviceKind::null) | kind_bit(DeviceKind::sim);
-constexpr std::string_view rate_allowed = "a rate such as \"600MB/s\", above 0, at most 1000000GB/s";
 
 using D = DeviceConfig;
 constexpr std::array<Key<D>, 14> device_key_list = {{

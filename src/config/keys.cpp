@@ -41,6 +41,8 @@ std::string set_residency(Config& config, const Value& value) {
   return {};
 }
 
+std::string check_link(const Config& config) { return check_optional_rate(config.link_bytes_per_second); }
+
 std::string check_staging(const Config& config) {
   if (config.staging_bytes > memory_bytes_max) return format_bytes(config.staging_bytes) + " is too large";
   if (config.staging_bytes % 4096 != 0) {
@@ -79,9 +81,11 @@ std::string check_duration(const LimitsConfig& limits) {
 
 constexpr std::string_view allowed_up_to_million = "a whole number from 1 to 1048576";
 
-constexpr std::array<Key<Config>, 8> pool_key_list = {{
+constexpr std::array<Key<Config>, 9> pool_key_list = {{
     {"placement", "\"bandwidth\", \"link\", \"equal\"", set_placement, nullptr,
      [](const Config& c) { return toml_text(to_string(c.placement)); }},
+    {"link", rate_allowed, set_rate<&Config::link_bytes_per_second>, check_link,
+     [](const Config& c) { return c.link_bytes_per_second ? toml_rate(*c.link_bytes_per_second) : ""; }},
     {"residency", "\"exclusive\"", set_residency, nullptr,
      [](const Config& c) { return toml_text(to_string(c.residency)); }},
     {"verify", "\"storage\", \"always\", \"never\"", set_verify, nullptr,

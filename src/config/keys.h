@@ -127,6 +127,14 @@ template <class T>
   return out;
 }
 
+inline constexpr uint64_t rate_max = 1'000'000'000'000'000;
+inline constexpr std::string_view rate_allowed = "a rate such as \"600MB/s\", above 0, at most 1000000GB/s";
+[[nodiscard]] inline std::string check_optional_rate(std::optional<uint64_t> rate) {
+  if (!rate) return {};
+  if (*rate == 0) return "it is 0";
+  return *rate <= rate_max ? "" : "it is too large";
+}
+
 // Setters and getters for members of the common types.
 
 template <auto member, class T>
