@@ -61,7 +61,7 @@ Result<std::map<std::string, double>> read_bandwidths(const Config& config,
 }
 
 void add_device(const DeviceConfig& device, const std::map<std::string, double>& given,
-                const DeviceProfile* measured, std::optional<uint64_t> link, Inputs& inputs) {
+                const DeviceProfile* measured, std::optional<double> in_place, Inputs& inputs) {
   DeviceProfile profile;
   profile.name = device.name;
   profile.storage = is_storage(device.kind);
@@ -72,8 +72,8 @@ void add_device(const DeviceConfig& device, const std::map<std::string, double>&
   } else if (device.kind == DeviceKind::sim || device.kind == DeviceKind::null) {
     profile.read_bytes_per_second = device.sim_read_bytes_per_second;
     source = "simulated";
-  } else if (device.kind == DeviceKind::memory && link) {
-    profile.read_bytes_per_second = static_cast<double>(*link);
+  } else if (device.kind == DeviceKind::memory && in_place) {
+    profile.read_bytes_per_second = *in_place;
     source = "link";
   } else if (measured != nullptr) {
     profile.read_bytes_per_second = measured->retrieve_bytes_per_second();
@@ -105,8 +105,10 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
   if (!found) return tl::unexpected(found.error());
   const std::optional<Profile>& stored = *found;
   if (stored) inputs.profile.link_bytes_per_second = stored->link_bytes_per_second;
+  std::optional<double> in_place;
   if (config.link_bytes_per_second) {
     inputs.profile.link_bytes_per_second = static_cast<double>(*config.link_bytes_per_second);
+    in_place = config.in_place_bytes_per_second(*config.link_bytes_per_second);
   }
   if (!options.link.empty()) {
     const auto link = parse_bytes_per_second(options.link);
@@ -114,10 +116,10 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
       return fail(Errc::invalid_argument, fmt::format("--link: '{}' is not a rate above 0", options.link));
     }
     inputs.profile.link_bytes_per_second = static_cast<double>(*link);
+    if (in_place) in_place = config.in_place_bytes_per_second(*link);
   }
   for (size_t i = 0; i < config.devices.size(); ++i) {
-    add_device(config.devices[i], *given, stored ? &stored->devices[i] : nullptr,
-               config.link_bytes_per_second, inputs);
+    add_device(config.devices[i], *given, stored ? &stored->devices[i] : nullptr, in_place, inputs);
     if (inputs.sources.back() != "none" || config.placement == PlacementRule::equal) continue;
     return fail(Errc::invalid_argument,
                 fmt::format("no bandwidth of device '{0}' is known: run `kvpool probe`, or give "

@@ -90,12 +90,16 @@ class Pages:
 
         self._manager.free = watched
 
-    def sums(self) -> list[dict]:
+    def last(self) -> tuple[list[int], ...]:
+        """The pages of the request that ended last, of each group."""
+        return self._freed
+
+    def sums(self, pages: tuple[list[int], ...]) -> list[dict]:
         """Of each group, page of the context -> [layers]."""
         import torch
 
         made = []
-        for (_, layers), ids in zip(self._groups, self._freed):
+        for (_, layers), ids in zip(self._groups, pages):
             there = [(index, page) for index, page in enumerate(ids) if page != 0]
             sums = []
             for layer in layers:
@@ -185,10 +189,13 @@ class Child:
             if name == "again":
                 self.llm.reset_prefix_cache()
             figures[name + "_s"], token, figures[name + "_cached"] = self.ask(prompt)
-            sums = self.pages.sums()
             figures["same"] = token == figures.setdefault("token", token) and figures.get("same", True)
-            if name == "cold":
-                computed = sums
+            if name == "cold":  # looked at when "soon" is over
+                first = self.pages.last()
+                continue
+            if name == "soon":
+                computed = self.pages.sums(first)
+            sums = self.pages.sums(self.pages.last())
             figures[name + "_wrong_pages"], figures[name + "_pages"] = self.pages.wrong(computed, sums, figures[name + "_cached"])
         return figures
 
@@ -251,11 +258,15 @@ def median(figures: list[dict], length: int, name: str) -> float:
     return statistics.median(figure[name] for figure in figures if figure["tokens"] == length)
 
 
+def wrong_pages(figure: dict) -> int:
+    return sum(figure[f"{name}_wrong_pages"] for name in ("soon", "gpu", "again"))
+
+
 def show(model: str, system: str, found: dict, options: argparse.Namespace) -> None:
     for length in options.tokens:
         cold, soon, gpu, again = (median(found["figures"], length, f"{name}_s") for name in ("cold", "soon", "gpu", "again"))
         cached = median(found["figures"], length, "again_cached")
-        wrong = sum(figure["again_wrong_pages"] for figure in found["figures"] if figure["tokens"] == length)
+        wrong = sum(wrong_pages(figure) for figure in found["figures"] if figure["tokens"] == length)
         print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {soon:6.3f} s at once and {gpu:6.3f} s, again {again:7.3f} s "
               f"({cached:.0f} not computed){f', {wrong} PAGES DIFFER' if wrong else ''}", flush=True)  # fmt: skip
     if found["mixed_s"]:
@@ -305,7 +316,7 @@ def main() -> int:
     if missing:
         return 2
     figures = [figure for result in results for figure in result["figures"]]
-    return 1 if any(not figure["same"] or any(figure[f"{name}_wrong_pages"] for name in ("soon", "gpu", "again")) for figure in figures) else 0
+    return 1 if any(not figure["same"] or wrong_pages(figure) for figure in figures) else 0
 
 
 if __name__ == "__main__":

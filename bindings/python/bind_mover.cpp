@@ -58,9 +58,12 @@ class Mover final : public Closable {
     made->pool_ = pool;
     made->ns_ = ns;
     pool->delay_close();
-    {
-      const nb::gil_scoped_release let;  // a GPU takes seconds to register a large pool
+    try {
+      const nb::gil_scoped_release let;  // a GPU takes its time to register a large pool
       made->mover_ = pages::PageMover::open(std::move(options), &status, &error);
+    } catch (...) {
+      pool->allow_close();
+      throw;
     }
     pool->allow_close();
     check(status, error);

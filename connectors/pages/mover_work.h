@@ -43,7 +43,7 @@ struct PageMover::Job {
   bool stopped = false;    // no more units
   bool cancelled = false;
   bool gathered = false;  // and told
-  bool ordered = false;   // and told, where the copier can
+  bool ordered = false;   // told, or the copier cannot tell
 
   [[nodiscard]] bool wants_more() const { return !stopped && (started < blocks || !again.empty()); }
   [[nodiscard]] bool over() const { return !wants_more() && units_out == 0; }

@@ -222,8 +222,11 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
            readers_[static_cast<size_t>(page)] > 0;
   };
   const auto unread = [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); };
-  if (changed_.wait_until(lock, after(std::min(timeout_us, patience_us)), unread)) return true;
-  if (timeout_us <= patience_us) return false;
+  const bool for_events =
+      std::ranges::any_of(gathering_, [](const auto& entry) { return entry.second->after != 0; });
+  const uint64_t patience = for_events ? patience_for_events_us : patience_us;
+  if (changed_.wait_until(lock, after(std::min(timeout_us, patience)), unread)) return true;
+  if (timeout_us <= patience) return false;
   // A cache may forget; who waits for the pages may not.
   const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
   for (const auto& [id, job] : gathering_) {
@@ -232,7 +235,7 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
     }
   }
   signal(wake_fd_);
-  return changed_.wait_until(lock, after(timeout_us - patience_us), unread);
+  return changed_.wait_until(lock, after(timeout_us - patience), unread);
 }
 
 bool PageMover::cancel_stores(uint64_t timeout_us) {

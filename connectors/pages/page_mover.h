@@ -7,8 +7,9 @@
 // Threads: it has one of its own, which alone uses its consumer and its copier. All functions below may be
 // called from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.
 // Pages: a store reads its pages until GATHERED, a load writes its pages until LOADED; then they may be
-// reused. A device that hangs keeps a unit's memory, and not its job. Copies that do not end keep both: a job
-// whose event (`after`) never comes does not end, nor do those behind it.
+// reused. After ORDERED a load's may be read and reused by whoever waits for its event. A device that hangs
+// keeps a unit's memory, and not its job. Copies that do not end keep both: a job whose event (`after`) never
+// comes does not end, nor do those behind it.
 //
 // Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a geometry
 // with window segments loads all of its blocks or none: fewer would want other pages.
@@ -62,7 +63,9 @@ struct LoadJob {
   uint32_t blocks = 0;
   std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
   uint64_t timeout_us = 0;     // 0: wait_us_max in the queue, then the configuration's deadline
-  uint64_t after = 0;  // pages are written after this event; when `ordered`, it is recorded anew behind that
+  // Pages are written after this event; when `ordered`, it is recorded anew behind that. REQUIRES: it is no
+  // other job's, and stays until LOADED.
+  uint64_t after = 0;
 };
 
 enum class EventKind : uint8_t {
@@ -106,8 +109,10 @@ class PageMover {
   // Until that store reads its pages no more; false at the time limit.
   [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
   // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
-  // the last one: no page. A store that has not read them within patience_us is cancelled.
+  // the last one: no page. A store that has not read them within patience_us is cancelled; where stores wait
+  // for events, which come when a step of the engine's has ended, within patience_for_events_us.
   static constexpr uint64_t patience_us = 100'000;
+  static constexpr uint64_t patience_for_events_us = 3'000'000;
   [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
   // Cancels all stores and waits for their end; false at the time limit.
   [[nodiscard]] bool cancel_stores(uint64_t timeout_us);

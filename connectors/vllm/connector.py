@@ -77,6 +77,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
         self._vllm_scheduler = scheduler if _TransferResults is None else None
+        self._among_others = scheduler is not None and scheduler.vllm_config.kv_transfer_config.kv_connector != transfer.kv_connector
         self._differences = Differences()
         self._caches_config = kv_cache_config
         try:
@@ -108,7 +109,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             )
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
-        return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced())
+        return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced(),
+                             self._among_others)
 
     def _open_announced(self) -> Announced | None:
         wanted = self._vllm_config.kv_events_config

@@ -65,6 +65,8 @@ class Engine:
     mover: PageMover
     # On a GPU: makes an event (torch.cuda.Event) that lies behind all that the engine has given it to do.
     mark: Callable[[], Any] | None = None
+    # The GPU was told to wait for copies, so what its step takes says nothing of computing.
+    gpu_waits: bool = False
     # Whether vLLM recomputes a request whose load failed, when it is named.
     requests_may_fail: bool = False
     # Requests whose load failed, and how many blocks of it came.

@@ -37,6 +37,7 @@ class Tracked:
 
     request: Any
     number: int
+    computed: int = 0  # tokens, in vLLM's own cache
     block_ids: list[PageNumbers] = field(default_factory=list)  # pages, of each group
     stored: int | None = None  # leading blocks that are in the pool, or on their way; None: not known yet
     match: Any = None  # under way
@@ -63,15 +64,16 @@ class Tracked:
 
 class SchedulerSide:
     def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool,
-                 announced: Announced | None = None):  # fmt: skip
+                 announced: Announced | None = None, among_others: bool = False):  # fmt: skip
         """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
-        announced: where somebody wants KV events."""
+        announced: where somebody wants KV events. among_others: other connectors may load into pages, too."""
         self._engine = engine
         self._layout = engine.layout
         self._settings = settings
         self._consumer = pool.consumer("vllm")
         self._must_verify_first = must_verify_first
         self._announced = announced
+        self._among_others = among_others
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
@@ -102,6 +104,7 @@ class SchedulerSide:
             self.on_new_request(request)
             tracked = self._tracked[request.request_id]
         self._note_failure(tracked)
+        tracked.computed = computed
         if not tracked.may_load or tracked.loading:
             return 0, False
         if not self._know_match(tracked):
@@ -135,7 +138,10 @@ class SchedulerSide:
         if tracked is None:
             return
         tracked.loading = 0
-        if external == 0:  # the step names its pages
+        if external == 0:  # the step names its pages, unless they are for another connector's load
+            if self._among_others:
+                for group, ids in zip(self._layout.groups, block_ids):
+                    self._step.pages.extend(PageNumbers(ids), tracked.computed // group.page_tokens)
             tracked.drop_pin()
             return
         tracked.block_ids = [PageNumbers(ids) for ids in block_ids]
@@ -191,7 +197,8 @@ class SchedulerSide:
             return
         began, tokens, pairs = self._steps.popleft()
         now = time.monotonic()
-        self._model.observe(tokens, pairs, now - max(began, self._last_end))
+        if not self._engine.gpu_waits:
+            self._model.observe(tokens, pairs, now - max(began, self._last_end))
         self._last_end = now
 
     def reset(self) -> None:
@@ -462,4 +469,6 @@ class SchedulerSide:
             tokens += scheduled
             pairs += prefill.pairs_of(contexts.get(request_id, 0), scheduled)
         if tokens > 0:
-            self._steps.append((time.monotonic(), tokens, pairs))
+            # 0 tokens are not observed.
+            self._steps.append((time.monotonic(), 0 if self._engine.gpu_waits else tokens, pairs))
+            self._engine.gpu_waits = False

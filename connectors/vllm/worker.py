@@ -116,6 +116,7 @@ class WorkerSide:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.ORDERED:
                 self._marks[job].wait()  # the GPU, with all that it is given from now on
+                self._engine.gpu_waits = True
                 if job not in self._cancelled:
                     self._ordered[job] = blocks
                 self._ended(job, blocks)

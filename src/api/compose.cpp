@@ -231,7 +231,8 @@ void apply_link(const Config& config, Profile& profile) {
     if (config.devices[i].kind != DeviceKind::memory) continue;
     DeviceProfile& device = profile.devices[i];
     device.read_bytes_per_second =
-        bounded_by_cap(profile.link_bytes_per_second, config.devices[i].limit_read_bytes_per_second);
+        bounded_by_cap(config.in_place_bytes_per_second(*config.link_bytes_per_second),
+                       config.devices[i].limit_read_bytes_per_second);
     device.together_bytes_per_second = device.read_bytes_per_second;
   }
 }
@@ -349,8 +350,7 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   apply_caps(config, *profile);
   apply_link(config, *profile);
   if (config.placement == PlacementRule::link && profile->link_bytes_per_second <= 0) {
-    log_warn(
-        "placement \"link\": the profile has no link_bytes_per_second, so shares are as with \"bandwidth\"");
+    log_warn("placement \"link\": no pool.link is given, so shares are as with \"bandwidth\"");
   }
   if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened)
     return tl::unexpected(opened.error());

@@ -87,6 +87,8 @@ struct Config {
   LimitsConfig limits;
 
   [[nodiscard]] std::vector<std::string> device_names() const;
+  // What a memory device adds that is read in place over such a link, if no cap binds it.
+  [[nodiscard]] double in_place_bytes_per_second(uint64_t link_bytes_per_second) const;
   // Names, and what the rates of each depend on; no rates.
   [[nodiscard]] std::vector<DeviceProfile> unmeasured() const;
 

@@ -98,6 +98,7 @@ TEST(Config, ReadsEveryKey) {
   ASSERT_TRUE(config) << config.error().message;
   EXPECT_EQ(config->placement, PlacementRule::link);
   EXPECT_EQ(config->link_bytes_per_second, 55'000'000'000);
+  EXPECT_EQ(config->in_place_bytes_per_second(100), 100);
   EXPECT_EQ(config->verify, VerifyRule::always);
   EXPECT_EQ(config->staging_bytes, 128ULL << 20);
   EXPECT_EQ(config->buffer_bytes, 1ULL << 30);

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <filesystem>
 #include <set>
@@ -140,6 +141,14 @@ std::vector<std::string> Config::device_names() const {
   std::vector<std::string> names;
   for (const DeviceConfig& device : devices) names.push_back(device.name);
   return names;
+}
+
+double Config::in_place_bytes_per_second(uint64_t link) const {
+  const auto shares_it = [](const DeviceConfig& device) {
+    return device.kind == DeviceKind::memory && !device.limit_read_bytes_per_second;
+  };
+  const auto sharers = std::ranges::count_if(devices, shares_it);
+  return static_cast<double>(link) / static_cast<double>(std::max<int64_t>(sharers, 1));
 }
 
 std::vector<DeviceProfile> Config::unmeasured() const {

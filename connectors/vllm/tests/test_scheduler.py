@@ -605,3 +605,28 @@ def test_a_load_that_was_ordered_may_be_cancelled(gpu):
     gpu.engine.mover.ending = 0
     gpu.worker.take_events()
     assert not gpu.worker._ordered and not gpu.worker._marks
+
+
+def test_a_step_that_waits_for_copies_says_nothing_of_computing(gpu):
+    begin_load(gpu)
+    model = gpu.scheduler._model._moments
+    assert gpu.engine.gpu_waits
+    seen = model.count
+    more = Request("d", 300, salt=4)
+    gpu.scheduler.on_new_request(more)
+    gpu.step(new=[(more, [list(range(50, 55))], 0, 300)])
+    assert model.count == seen and not gpu.engine.gpu_waits
+    another = Request("e", 300, salt=5)
+    gpu.scheduler.on_new_request(another)
+    gpu.step(new=[(another, [list(range(55, 60))], 0, 300)])
+    assert model.count > seen
+
+
+def test_pages_for_another_connector_are_waited_for(world):
+    world.scheduler._among_others = True
+    request = Request("a", 1000)
+    world.scheduler.on_new_request(request)
+    world.scheduler.get_num_new_matched_tokens(request, 128)
+    world.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
+    step, _ = world.step()
+    assert list(step.pages) == list(range(3, 17)), "but not those that vLLM has found itself"
