@@ -233,6 +233,25 @@ TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
   EXPECT_EQ(before, late_->ended[Late::to_pages]) << "the event lies behind all of them";
 }
 
+TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {
+  start_late(toml({"memory"}));
+  EXPECT_EQ(store(1, 12), 12U);
+  late_->hold(Late::to_pages, true);
+  late_->come(9);
+  {
+    const std::lock_guard lock(late_->mutex);
+    late_->batches_max = 1000;
+  }
+  const auto numbers = pages_for(12, 7, true);
+  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
+  ASSERT_TRUE(wait_ordered(id));
+  mover_->cancel(id);
+  EXPECT_FALSE(mover_->wait_ended(id, moment_us)) << "they still write its pages";
+  late_->hold(Late::to_pages, false);
+  EXPECT_EQ(ended(id, EventKind::loaded), 0U);
+  EXPECT_EQ(complete_blocks(numbers, 1), 12U) << "whoever waited for the event found them";
+}
+
 TEST_F(MoverCopies, AreNotOrderedWhereTheLoadMayFail) {
   start_late(toml({"memory"}));
   EXPECT_EQ(store(1, 12), 12U);
