@@ -1,7 +1,5 @@
 // PageMover with a copier that completes late.
 
-#include <fcntl.h>
-
 #include <array>
 #include <atomic>
 #include <string>
@@ -37,6 +35,19 @@ class MoverCopies : public PageMoverTest {
   }
   [[nodiscard]] bool is_untouched() {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
+  }
+  // Of 12 blocks, with event 9; none of its batches ends, and so many are taken on.
+  uint64_t begin_held_load(size_t batches_max) {
+    start_late(toml({"memory", "file"}));
+    EXPECT_EQ(store(1, 12), 12U);
+    late_->hold(Late::to_pages, true);
+    late_->come(9);
+    {
+      const std::lock_guard lock(late_->mutex);
+      late_->batches_max = batches_max;
+      late_->parts_max = 9;
+    }
+    return begin_load(pin(1, 12), pages_for(12, 7, true), 0, 9);
   }
   [[nodiscard]] bool wait_ordered(uint64_t id) {
     const auto limit = std::chrono::steady_clock::now() + std::chrono::microseconds(patience_us);
@@ -207,16 +218,8 @@ TEST_F(MoverCopies, AJobWaitsForItsEvent) {
 
 // Whoever gives a GPU work behind the event need not wait for the copies.
 TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
-  start_late(toml({"memory", "file"}));
-  EXPECT_EQ(store(1, 12), 12U);
-  late_->hold(Late::to_pages, true);
-  late_->come(9);
-  {
-    const std::lock_guard lock(late_->mutex);
-    late_->batches_max = 1000;
-  }
+  const uint64_t id = begin_held_load(1000);
   const auto numbers = pages_for(12, 7, true);
-  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
   ASSERT_TRUE(wait_ordered(id));
   EXPECT_TRUE(is_untouched());
   EXPECT_FALSE(mover_->wait_ended(id, 0));
@@ -234,16 +237,8 @@ TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
 }
 
 TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {
-  start_late(toml({"memory"}));
-  EXPECT_EQ(store(1, 12), 12U);
-  late_->hold(Late::to_pages, true);
-  late_->come(9);
-  {
-    const std::lock_guard lock(late_->mutex);
-    late_->batches_max = 1000;
-  }
+  const uint64_t id = begin_held_load(1000);
   const auto numbers = pages_for(12, 7, true);
-  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
   ASSERT_TRUE(wait_ordered(id));
   mover_->cancel(id);
   EXPECT_FALSE(mover_->wait_ended(id, moment_us)) << "they still write its pages";
@@ -253,18 +248,7 @@ TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {
 }
 
 TEST_F(MoverCopies, AreNotOrderedWhereTheLoadMayFail) {
-  start_late(toml({"memory"}));
-  EXPECT_EQ(store(1, 12), 12U);
-  late_->come(9);
-  // One at a time: the others wait.
-  late_->hold(Late::to_pages, true);
-  {
-    const std::lock_guard lock(late_->mutex);
-    late_->batches_max = 1;
-    late_->parts_max = 9;
-  }
-  const auto numbers = pages_for(12, 7, true);
-  const uint64_t id = begin_load(pin(1, 12), numbers, 0, 9);
+  const uint64_t id = begin_held_load(1);  // the other batches wait
   ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 1));
   EXPECT_FALSE(mover_->wait_ended(id, moment_us));
   mover_->cancel(id);
@@ -320,14 +304,7 @@ TEST_F(MoverCopies, ALostBlockShortensTheLoad) {
   start_late(toml({"memory", "file"}));
   EXPECT_EQ(store(1, 12), 12U);
   const kvpool_pin held = pin(1, 12);
-  const int file = ::open(file_path().c_str(), O_RDWR | O_CLOEXEC);
-  ASSERT_GE(file, 0);
-  const auto used = static_cast<off_t>(device_stats(1).used_bytes);
-  for (off_t at = used / 2; at < used + (2 << 20); at += 4096) {
-    const uint64_t wrong = 0xbad;
-    ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, at), static_cast<ssize_t>(sizeof wrong));
-  }
-  ::close(file);
+  hurt_file(1);
   const auto numbers = pages_for(12, 6, true);
   const uint32_t loaded = ended(begin_load(held, numbers), EventKind::loaded);
   EXPECT_LT(loaded, 12U);

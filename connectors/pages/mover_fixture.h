@@ -4,6 +4,9 @@
 
 #pragma once
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <memory>
 #include <utility>
@@ -176,6 +179,17 @@ class PageMoverTest : public PoolTest {
     engine_->clear();  // the pages may be used again at once
     to_engine();
     return ended(id, EventKind::stored);
+  }
+  // Somebody hurts all that lies behind the middle of what was written to that device.
+  void hurt_file(uint32_t device) {
+    const int file = ::open(file_path().c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_GE(file, 0);
+    const auto used = static_cast<off_t>(device_stats(device).used_bytes);
+    for (off_t at = used / 2; at < used + (2 << 20); at += 4096) {
+      const uint64_t wrong = 0xbad;
+      ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, at), static_cast<ssize_t>(sizeof wrong));
+    }
+    ::close(file);
   }
   kvpool_pin pin(uint64_t first_key, uint32_t blocks) { return pin(*client_, first_key, blocks); }
   kvpool_pin pin(Client& client, uint64_t first_key, uint32_t blocks) {

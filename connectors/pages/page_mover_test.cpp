@@ -114,15 +114,7 @@ TEST_F(PageMoverTest, ALostBlockShortensTheLoad) {
     start(toml({"file"}), windows);
     EXPECT_EQ(store(1, 8), 8U);
     const kvpool_pin held = pin(1, 8);
-    // Somebody hurts all that lies behind the middle of what was written.
-    const int file = ::open(file_path().c_str(), O_RDWR | O_CLOEXEC);
-    ASSERT_GE(file, 0);
-    const auto used = static_cast<off_t>(device_stats(0).used_bytes);
-    for (off_t at = used / 2; at < used + (2 << 20); at += 4096) {
-      const uint64_t wrong = 0xbad;
-      ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, at), static_cast<ssize_t>(sizeof wrong));
-    }
-    ::close(file);
+    hurt_file(0);
     const auto numbers = pages_for(8, 6, true);
     const uint32_t loaded = ended(begin_load(held, numbers), EventKind::loaded);
     EXPECT_LT(loaded, 8U);

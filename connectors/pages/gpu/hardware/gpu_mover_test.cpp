@@ -295,14 +295,7 @@ TEST_F(GpuMover, ABadSectorShortensTheLoad) {
   if (!start_gpu(toml({"memory", "file"}))) GTEST_SKIP() << "no file device";
   EXPECT_EQ(store(1, 12), 12U);
   const kvpool_pin held = pin(1, 12);
-  const int file = ::open(file_path().c_str(), O_RDWR | O_CLOEXEC);
-  ASSERT_GE(file, 0);
-  const auto used = static_cast<off_t>(device_stats(1).used_bytes);
-  for (off_t at = used / 2; at < used + (2 << 20); at += 4096) {
-    const uint64_t wrong = 0xbad;
-    ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, at), static_cast<ssize_t>(sizeof wrong));
-  }
-  ::close(file);
+  hurt_file(1);
   expect_loads_in_part(held, 12);
 }
 
