@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What kvpool costs vLLM on the CPU, and what it saves: an engine without it, with it and no hits, and with hits.
 
-Each run is a process of its own; the engines alternate. Run it with the Python of a virtual environment that has
+Both engines are there all the time, each in a process of its own, and are asked in turn, some seconds each: the speed of
+a machine that others share changes from minute to minute. Run it with the Python of a virtual environment that has
 vLLM and kvpool (make test-engines makes build/engines/vllm-0.32). Nothing else should run on the machine.
 
-Prints for each pair the ratio of throughputs, and the medians; and how long the engine's thread was in the connector
-without hits, and kvpool's own threads on a CPU, which tells more than ratios where other machines share the host.
+Prints for each round the ratio of throughputs, until all is answered and stored; and how long the engine's thread was in
+the connector without hits, and kvpool's own threads on a CPU.
 """
 
 import argparse
@@ -63,7 +64,7 @@ class Cost:
 
 
 def run(options: argparse.Namespace) -> None:
-    """In the child: one engine. Prints what it measured as JSON, in its last line."""
+    """In the child: one engine. Of each line of its input it asks prompts, and prints what that took as JSON."""
     sys.path.insert(0, str(ROOT / "tests/engines"))
     import tiny_models
     from vllm import LLM, SamplingParams
@@ -85,36 +86,62 @@ def run(options: argparse.Namespace) -> None:
               gpu_memory_utilization=0.7, max_model_len=8192, max_num_batched_tokens=2048, **more)  # fmt: skip
     sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=options.answer)
 
+    mover = llm.llm_engine.engine_core.engine_core.scheduler.connector._scheduler._engine.mover if more else None
+
     def timed(batch: list[dict]) -> float:
+        """Until all is answered, and stored."""
         begin = time.monotonic()
         llm.generate(batch, sampling, use_tqdm=False)
+        while mover is not None and mover.busy():
+            time.sleep(1e-3)
         return time.monotonic() - begin
 
-    timed(prompts(2, options.tokens, 1))
-    cold = prompts(options.prompts, options.tokens, 2)
-    cost = Cost() if options.engine == "kvpool" else None
-    before = Cost.threads_s()
-    out = {"cold_s": timed(cold), "threads_s": Cost.threads_s() - before}
-    out["connector_s"] = cost.connector_s if cost else 0.0
-    llm.reset_prefix_cache()
-    out["again_s"] = timed(cold)
-    print(json.dumps(out), flush=True)
+    timed(prompts(2, options.tokens, 10**6))
+    cost = Cost() if more else None
+    print("ready", flush=True)
+    for line in sys.stdin:
+        kind, seed = line.split()
+        if kind == "again":
+            llm.reset_prefix_cache()
+        connector, threads = cost.connector_s if cost else 0.0, Cost.threads_s()
+        out = {"s": timed(prompts(options.prompts, options.tokens, int(seed)))}
+        out["threads_s"] = Cost.threads_s() - threads
+        out["connector_s"] = cost.connector_s - connector if cost else 0.0
+        print(json.dumps(out), flush=True)
     os._exit(0)
 
 
-def measure(engine: str, options: argparse.Namespace) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(dir=options.path, prefix="kvpool-vllm-") as folder:
+class Engine:
+    """One in a process of its own, which rests between questions."""
+
+    def __init__(self, engine: str, folder: str, options: argparse.Namespace):
         command = [sys.executable, __file__, "--child", folder, "--engine", engine, "--prompts", str(options.prompts),
                    "--tokens", str(options.tokens), "--answer", str(options.answer)]  # fmt: skip
-        done = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        self._process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+        self._line_of("ready")
+
+    def ask(self, kind: str, seed: int) -> dict[str, float]:
+        self._process.stdin.write(f"{kind} {seed}\n")
+        self._process.stdin.flush()
+        return json.loads(self._line_of("{"))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line_of(self, begin: str) -> str:
+        for line in self._process.stdout:
+            if line.startswith(begin):
+                return line
+        raise SystemExit("an engine ended; run its command with --child to see why")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", default=".", help="a folder on the disk to use")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=2000, help="of each prompt")
     parser.add_argument("--answer", type=int, default=16, help="tokens generated for each")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -122,19 +149,26 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         run(options)
-    ratios, gains, costs = [], [], []
-    for pair in range(options.pairs):
-        order = ("alone", "kvpool") if pair % 2 == 0 else ("kvpool", "alone")
-        found = {engine: measure(engine, options) for engine in order}
-        ratios.append(found["alone"]["cold_s"] / found["kvpool"]["cold_s"])
-        costs.append([found["kvpool"][name] / found["kvpool"]["cold_s"] for name in ("connector_s", "threads_s")])
-        gains.append(found["alone"]["again_s"] / found["kvpool"]["again_s"])
-        print(f"pair {pair + 1}: alone {found['alone']['cold_s']:.2f} s, with kvpool and no hits {found['kvpool']['cold_s']:.2f} s: "
-              f"{ratios[-1]:.3f}; again {found['alone']['again_s']:.2f} s and {found['kvpool']['again_s']:.2f} s", flush=True)  # fmt: skip
-    print(f"throughput without hits, of the engine alone: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    connector, threads = (statistics.median(cost) for cost in zip(*costs))
+    with tempfile.TemporaryDirectory(dir=options.path, prefix="kvpool-vllm-") as folder:
+        engines = {name: Engine(name, f"{folder}/{name}", options) for name in ("alone", "kvpool")}
+        rounds = []
+        for number in range(options.rounds):
+            order = list(engines) if number % 2 == 0 else list(engines)[::-1]
+            rounds.append({name: engines[name].ask("cold", number) for name in order})
+            alone, pooled = rounds[-1]["alone"]["s"], rounds[-1]["kvpool"]["s"]
+            print(f"round {number + 1}: alone {alone:.2f} s, with kvpool and no hits {pooled:.2f} s: {alone / pooled:.3f}", flush=True)
+        again = [{name: engine.ask("again", number)["s"] for name, engine in engines.items()} for number in range(min(3, options.rounds))]
+        for engine in engines.values():
+            engine.close()
+    ratios = sorted(one["alone"]["s"] / one["kvpool"]["s"] for one in rounds)
+    middle = ratios[len(ratios) // 4 : len(ratios) - len(ratios) // 4]
+    total = sum(one["alone"]["s"] for one in rounds) / sum(one["kvpool"]["s"] for one in rounds)
+    print(f"throughput without hits, of the engine alone: median {statistics.median(ratios):.3f}, half of the rounds "
+          f"{middle[0]:.3f} to {middle[-1]:.3f}; of all rounds together {total:.3f}")  # fmt: skip
+    pooled = [one["kvpool"] for one in rounds]
+    connector, threads = (statistics.median(one[name] / one["s"] for one in pooled) for name in ("connector_s", "threads_s"))
     print(f"without hits the connector takes {connector:.3%} of the engine's thread, kvpool's threads {threads:.3%} of a core")
-    print(f"prompts that come again: {statistics.median(gains):.2f} times as fast ({min(gains):.2f} to {max(gains):.2f})")
+    print(f"prompts that come again: {statistics.median(one['alone'] / one['kvpool'] for one in again):.2f} times as fast")
 
 
 if __name__ == "__main__":

@@ -100,12 +100,14 @@ class Mover final : public Closable {
     check_sent(get()->store(std::move(job)));
   }
   void load(uint64_t id, const std::shared_ptr<Pin>& pin, uint32_t block_first, uint32_t blocks,
-            const PageNumbers& pages, double timeout_s, uint64_t after) {
+            const PageNumbers& pages, double timeout_s, uint64_t after,
+            const std::vector<std::tuple<uint32_t, uint64_t>>& parts) {
     if (!pin->is_of(ns_)) refuse(KVPOOL_INVALID_ARGUMENT, "the pin is of another namespace or pool");
     pages::LoadJob job{.id = id, .pin = pin->number(), .block_first = block_first, .blocks = blocks};
     job.pages = pages.of;
     job.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
     job.after = after;
+    for (const auto& [layers_end, event] : parts) job.parts.push_back({layers_end, event});
     check_sent(get()->load(std::move(job)));
     pins_[id] = pin;
   }
@@ -181,7 +183,8 @@ class Mover final : public Closable {
     if (status != KVPOOL_OK) {
       refuse(status,
              "a job names pages that are not there, another number of them than its blocks have, the id of "
-             "one that is under way, or an event though its pages are not on a GPU");
+             "one that is under way, an event though its pages are not on a GPU, or parts that are not all "
+             "layers");
     }
   }
   std::shared_ptr<pages::PageMover> get() {
@@ -212,10 +215,10 @@ void bind_mover(nb::module_& module) {
            "after: a cudaEvent_t (torch.cuda.Event.cuda_event) recorded before this call and kept until the "
            "job has ended; pages are read behind it. 0: none.")
       .def("load", &Mover::load, "id"_a, "pin"_a, "block_first"_a, "blocks"_a, "pages"_a,
-           "timeout_s"_a = -1.0, "after"_a = 0,
-           "after: as of store(); pages are written behind it. When ORDERED is told, it has been recorded "
-           "anew: "
-           "what waits for it finds all of the load in its pages. LOADED comes later.")
+           "timeout_s"_a = -1.0, "after"_a = 0, "parts"_a = std::vector<std::tuple<uint32_t, uint64_t>>{},
+           "after: as of store(); pages are written behind it. parts: (layers_end, event) of those layers "
+           "that come first, then of the next, up to the last. When ORDERED is told, each event has been "
+           "recorded anew: what waits for it finds that part of the load in its pages. LOADED comes later.")
       .def("cancel", &Mover::cancel, "id"_a)
       .def("events", &Mover::events, "(id, kind, blocks) of what has happened since the last call.")
       .def("wait_gathered", &Mover::wait_gathered, "id"_a, "timeout_s"_a = -1.0)

@@ -40,8 +40,9 @@ struct Late {
   size_t batches_max = 3;             // under way, each way
   std::array<uint64_t, 2> waiting{};  // batches
   std::array<uint64_t, 2> ended{};
-  std::map<uint64_t, uint64_t> recorded;               // event -> batches of loads before it
-  std::array<std::set<const std::byte*>, 2> segments;  // that were named
+  std::map<uint32_t, uint64_t> loaded;                        // layer -> segments that were handed over
+  std::map<uint64_t, std::map<uint32_t, uint64_t>> recorded;  // event -> the same, before it
+  std::array<std::set<const std::byte*>, 2> segments;         // that were named
 
   void hold(size_t way, bool wanted) {
     const std::lock_guard lock(mutex);
@@ -94,7 +95,10 @@ class LateCopier final : public PageCopier {
                .pages = {batch.pages.begin(), batch.pages.end()},
                .after = batch.after,
                .tag = batch.tag};
-    for (const CopyPart& part : made.parts) late_->segments[way].insert(part.segment);
+    for (const CopyPart& part : made.parts) {
+      late_->segments[way].insert(part.segment);
+      if (way == Late::to_pages) ++late_->loaded[part.layer];
+    }
     waiting_[way].push_back(std::move(made));
     ++late_->waiting[way];
     late_->changed.notify_all();
@@ -102,7 +106,7 @@ class LateCopier final : public PageCopier {
   }
   [[nodiscard]] bool record(uint64_t event) override {
     const std::lock_guard lock(late_->mutex);
-    late_->recorded[event] = late_->ended[Late::to_pages] + late_->waiting[Late::to_pages];
+    late_->recorded[event] = late_->loaded;
     return late_->good_left > 0;
   }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override {

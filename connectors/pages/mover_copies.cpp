@@ -1,26 +1,29 @@
 // The copies of a PageMover: which parts of a unit are handed to the copier, and what their end means.
 
+#include <algorithm>
 #include <array>
 
 #include "connectors/pages/mover_work.h"
 
 namespace kvpool::pages {
 
-// True: something was handed over. Where the queue of one way is full, the other goes on.
+// True: something was handed over. The oldest unit comes first, so that layers are there in their order.
+// Where the queue of one way is full, the other goes on.
 bool PageMover::hand_over() {
+  std::array<Unit*, units_max> oldest_first{};
+  std::ranges::transform(units_, oldest_first.begin(), &std::unique_ptr<Unit>::get);
+  std::ranges::sort(oldest_first, {}, &Unit::number);
   bool loads_wait = false;
   bool stores_wait = false;
   bool moved = false;
-  for (size_t i = 0; i < units_.size(); ++i) {
-    Unit& unit = *units_[(next_to_hand_over_ + i) % units_.size()];
-    if (unit.job == nullptr || unit.handed_over()) continue;
-    bool& waits = unit.job->is_load ? loads_wait : stores_wait;
+  for (Unit* const unit : oldest_first) {
+    if (unit->job == nullptr || unit->handed_over()) continue;
+    bool& waits = unit->job->is_load ? loads_wait : stores_wait;
     if (waits) continue;
-    const uint32_t before = unit.copies_out;
-    waits = !hand_over(unit);
-    moved = moved || unit.copies_out > before || unit.copy_failed;
+    const uint32_t before = unit->copies_out;
+    waits = !hand_over(*unit);
+    moved = moved || unit->copies_out > before || unit->copy_failed;
   }
-  ++next_to_hand_over_;
   return moved;
 }
 
@@ -53,13 +56,14 @@ void PageMover::list_parts(const Unit& unit) {
   uint32_t block = unit.next_block;
   for (uint32_t segment = unit.next_segment; segment < unit.ready_segments; ++segment) {
     for (; block < unit.ready_blocks; ++block) {
+      const uint32_t layer = unit.layer_first + segment;
       const void* const place =
-          unit.job->is_load ? unit.places[uint64_t{block} * segments() + segment] : nullptr;
+          unit.job->is_load ? unit.places[uint64_t{block} * unit.layers + segment] : nullptr;
       parts_.push_back({.segment = place == nullptr ? slot(unit, block, segment)
                                                     : static_cast<std::byte*>(const_cast<void*>(place)),
-                        .layer = segment,
-                        .pages_first = (unit.first + block) * block_pages_ + first_page_[segment],
-                        .pages_count = page_count_[segment]});
+                        .layer = layer,
+                        .pages_first = (unit.first + block) * block_pages_ + first_page_[layer],
+                        .pages_count = page_count_[layer]});
     }
     block = 0;
   }
@@ -116,9 +120,12 @@ void PageMover::leave(Unit& unit) {
   const uint32_t good = dropped ? 0 : unit.good;
   unit.job = nullptr;
   --job.units_out;
+  const uint32_t layers_end = unit.layer_first + unit.layers;
+  const uint64_t bytes = bytes_before_[layers_end] - bytes_before_[unit.layer_first];
+  const uint32_t whole = layers_end == segments() ? good : 0;  // the last of its parts counts the block
   const std::lock_guard lock(mutex_);
-  (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += good;
-  (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += good * block_bytes_;
+  (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += whole;
+  (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += good * bytes;
 }
 
 }  // namespace kvpool::pages

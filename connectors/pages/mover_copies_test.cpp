@@ -36,9 +36,9 @@ class MoverCopies : public PageMoverTest {
   [[nodiscard]] bool is_untouched() {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
   }
-  // Of 12 blocks, with event 9; none of its batches ends, and so many are taken on.
-  uint64_t begin_held_load(size_t batches_max) {
-    start_late(toml({"memory", "file"}));
+  // Of 12 blocks, after event 9 and in three parts; none of its batches ends, and so many are taken on.
+  uint64_t begin_held_load(size_t batches_max, const std::vector<std::string>& kinds = {"memory", "file"}) {
+    start_late(toml(kinds));
     EXPECT_EQ(store(1, 12), 12U);
     late_->hold(Late::to_pages, true);
     late_->come(9);
@@ -47,25 +47,19 @@ class MoverCopies : public PageMoverTest {
       late_->batches_max = batches_max;
       late_->parts_max = 9;
     }
-    return begin_load(pin(1, 12), pages_for(12, 7, true), 0, 9);
+    return begin_load(pin(1, 12), pages_for(12, 7, true), 0, 9, in_parts());
   }
-  [[nodiscard]] bool wait_ordered(uint64_t id) {
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::microseconds(patience_us);
-    while (std::chrono::steady_clock::now() < limit) {
-      for (const Event& event : mover_->take_events()) {
-        events_.push_back(event);
-        if (event.id == id && event.kind == EventKind::ordered) return true;
-      }
-      std::this_thread::yield();
-    }
-    return false;
-  }
+  // Events 11, 12 and 13.
+  static std::vector<LoadPart> in_parts() { return {{1, 11}, {4, 12}, {layers, 13}}; }
   void expect_loads(uint64_t first_key, uint32_t blocks) {
-    engine_->clear();
     const auto numbers = pages_for(blocks, 7, true);
-    EXPECT_EQ(ended(begin_load(pin(first_key, blocks), numbers), EventKind::loaded), blocks);
-    EXPECT_EQ(complete_blocks(numbers, first_key), blocks);
-    EXPECT_TRUE(engine_->gaps_are_untouched());
+    for (const auto& parts : {std::vector<LoadPart>{}, in_parts()}) {
+      SCOPED_TRACE(std::to_string(parts.size()) + " parts");
+      engine_->clear();
+      EXPECT_EQ(ended(begin_load(pin(first_key, blocks), numbers, 0, 0, parts), EventKind::loaded), blocks);
+      EXPECT_EQ(complete_blocks(numbers, first_key), blocks);
+      EXPECT_TRUE(engine_->gaps_are_untouched());
+    }
   }
 
   std::shared_ptr<Late> late_;
@@ -88,7 +82,8 @@ TEST_F(MoverCopies, BringBackWhatWasStored) {
         EXPECT_EQ(store(first + 9, more, true), more);
         expect_loads(first, 9 + more);
       }
-      EXPECT_EQ(mover_->stats().loaded_blocks, 3 * (9 + more));
+      EXPECT_EQ(mover_->stats().loaded_blocks, 2 * 3 * (9 + more));
+      EXPECT_EQ(mover_->stats().loaded_bytes % mover_->stats().loaded_blocks, 0U);
       EXPECT_EQ(mover_->stats().stored_blocks, 3 * (9 + more));
       EXPECT_EQ(mover_->jobs_under_way(), 0U);
       mover_.reset();
@@ -216,24 +211,39 @@ TEST_F(MoverCopies, AJobWaitsForItsEvent) {
   EXPECT_EQ(complete_blocks(numbers, 1), 4U);
 }
 
-// Whoever gives a GPU work behind the event need not wait for the copies.
+// Whoever gives a GPU work behind the events need not wait for the copies.
 TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
   const uint64_t id = begin_held_load(1000);
   const auto numbers = pages_for(12, 7, true);
   ASSERT_TRUE(wait_ordered(id));
   EXPECT_TRUE(is_untouched());
   EXPECT_FALSE(mover_->wait_ended(id, 0));
-  uint64_t before = 0;
-  {
-    const std::lock_guard lock(late_->mutex);
-    before = late_->recorded[9];
-  }
-  EXPECT_GE(before, 2U);
   late_->hold(Late::to_pages, false);
   EXPECT_EQ(ended(id, EventKind::loaded), 12U);
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
   const std::lock_guard lock(late_->mutex);
-  EXPECT_EQ(before, late_->ended[Late::to_pages]) << "the event lies behind all of them";
+  for (const LoadPart& part : in_parts()) {
+    SCOPED_TRACE("up to layer " + std::to_string(part.layers_end));
+    for (uint32_t layer = 0; layer < part.layers_end; ++layer) {
+      EXPECT_EQ(late_->recorded[part.event][layer], 12U) << "the event lies behind all of layer " << layer;
+    }
+  }
+}
+
+TEST_F(MoverCopies, OfAPartAreBehindItsEventWhileTheNextOneWaits) {
+  const uint64_t id = begin_held_load(2, {"memory"});  // the first part is 12 segments, and a batch has 9
+  ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 2));
+  EXPECT_FALSE(wait_ordered(id, 2 * moment_us));
+  {
+    const std::lock_guard lock(late_->mutex);
+    EXPECT_EQ(late_->recorded[11][0], 12U);
+    EXPECT_EQ(late_->recorded[11][1], 0U);
+    EXPECT_FALSE(late_->recorded.contains(12));
+  }
+  late_->hold(Late::to_pages, false);
+  ASSERT_TRUE(wait_ordered(id));
+  EXPECT_EQ(ended(id, EventKind::loaded), 12U);
+  EXPECT_EQ(complete_blocks(pages_for(12, 7, true), 1), 12U);
 }
 
 TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {
@@ -306,9 +316,20 @@ TEST_F(MoverCopies, ALostBlockShortensTheLoad) {
   const kvpool_pin held = pin(1, 12);
   hurt_file(1);
   const auto numbers = pages_for(12, 6, true);
-  const uint32_t loaded = ended(begin_load(held, numbers), EventKind::loaded);
+  const uint64_t id = begin_load(held, numbers, 0, 0, in_parts());
+  const uint32_t loaded = ended(id, EventKind::loaded);
   EXPECT_LT(loaded, 12U);
+  EXPECT_GT(loaded, 0U) << "the layers of those before it come all the same";
   EXPECT_GE(complete_blocks(numbers, 1), loaded);
+  for (const Event& event : events_) EXPECT_FALSE(event.id == id && event.kind == EventKind::ordered);
+}
+
+TEST_F(MoverCopies, OfALoadInPartsThatIsLateAreOfNoUse) {
+  start(toml({"file"}, "", "limit_read = \"1MB/s\""));
+  use_late(2 << 20);
+  EXPECT_EQ(store(1, 12), 12U);
+  const uint64_t id = begin_load(pin(1, 12), pages_for(12, 7, true), 3 * moment_us, 0, in_parts());
+  EXPECT_EQ(ended(id, EventKind::loaded), 0U);
 }
 
 TEST_F(MoverCopies, ClosingWaitsForThem) {
@@ -329,6 +350,18 @@ TEST_F(MoverCopies, ThatKnowNoEventsRefuseThem) {
             KVPOOL_INVALID_ARGUMENT);
   EXPECT_EQ(mover_->load({.id = 1, .pin = 1, .blocks = 1, .pages = {0, 1, 2, 3}, .after = 1}),
             KVPOOL_INVALID_ARGUMENT);
+  EXPECT_EQ(mover_->load({.id = 1, .pin = 1, .blocks = 1, .pages = {0, 1, 2, 3}, .parts = {{layers, 1}}}),
+            KVPOOL_INVALID_ARGUMENT);
+}
+
+TEST_F(MoverCopies, ComeInPartsThatAreAllLayers) {
+  start_late(toml({"memory"}));
+  const std::vector<std::vector<LoadPart>> bad = {
+      {{2, 1}}, {{2, 1}, {2, 2}, {layers, 3}}, {{4, 1}, {2, 2}}, {{layers + 1, 1}}, {{2, 0}, {layers, 1}}};
+  for (const auto& parts : bad) {
+    EXPECT_EQ(mover_->load({.id = 1, .pin = 1, .blocks = 1, .pages = {0, 1, 2, 3}, .parts = parts}),
+              KVPOOL_INVALID_ARGUMENT);
+  }
 }
 
 // Each thread has a quarter of the pages: it stores from one half and loads into the other.

@@ -8,11 +8,15 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "api/pool_fixture.h"
 #include "connectors/pages/page_mover.h"
+#include "io/pool_header.h"
 
 namespace kvpool::pages {
 
@@ -185,9 +189,10 @@ class PageMoverTest : public PoolTest {
     const int file = ::open(file_path().c_str(), O_RDWR | O_CLOEXEC);
     ASSERT_GE(file, 0);
     const auto used = static_cast<off_t>(device_stats(device).used_bytes);
-    for (off_t at = used / 2; at < used + (2 << 20); at += 4096) {
+    for (off_t at = used / 2 / 4096 * 4096; at < used; at += 4096) {
       const uint64_t wrong = 0xbad;
-      ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, at), static_cast<ssize_t>(sizeof wrong));
+      const auto offset = static_cast<off_t>(pool_data_offset_bytes) + at;
+      ASSERT_EQ(pwrite(file, &wrong, sizeof wrong, offset), static_cast<ssize_t>(sizeof wrong));
     }
     ::close(file);
   }
@@ -206,11 +211,23 @@ class PageMoverTest : public PoolTest {
     return ends.result.pin;
   }
   uint64_t begin_load(kvpool_pin pin, const std::vector<int32_t>& numbers, uint64_t timeout_us = 0,
-                      uint64_t after = 0) {
+                      uint64_t after = 0, std::vector<LoadPart> parts = {}) {
     LoadJob job{.id = ++ids_, .pin = pin, .pages = numbers, .timeout_us = timeout_us, .after = after};
+    job.parts = std::move(parts);
     job.blocks = static_cast<uint32_t>(numbers.size() / engine_->pages_of_block());
     EXPECT_EQ(mover_->load(job), KVPOOL_OK);
     return job.id;
+  }
+  [[nodiscard]] bool wait_ordered(uint64_t id, uint64_t timeout_us = patience_us) {
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::microseconds(timeout_us);
+    while (std::chrono::steady_clock::now() < limit) {
+      for (const Event& event : mover_->take_events()) {
+        events_.push_back(event);
+        if (event.id == id && event.kind == EventKind::ordered) return true;
+      }
+      std::this_thread::yield();
+    }
+    return false;
   }
   // The blocks of the event that ends that job.
   uint32_t ended(uint64_t id, EventKind kind) {

@@ -69,7 +69,7 @@ bool PageMover::take_orders() {
 
 // No more units are started. None of what has no unit now will be complete.
 void PageMover::stop(Job& job) {
-  if (!job.stopped) job.good = std::min(job.good, job.started);
+  if (!job.stopped && !job.all_started()) job.good = job.is_last_part() ? job.started : 0;
   for (const Job::Range& range : job.again) job.good = std::min(job.good, range.first);
   job.stopped = true;
   if (!job.cancelled) return;
@@ -99,15 +99,17 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   unit.has_result = true;
   if (result.status == KVPOOL_BUSY && job.is_load && !job.stopped) {
     unit.drop_copies();
-    job.again.push_back({unit.first, unit.count});
+    job.again.push_back({unit.part, unit.first, unit.count});
+    job.shrink(job.good);
     return;
   }
-  const bool whole = !job.is_load || result.segments == segments();
+  const bool whole = !job.is_load || result.segments == unit.layers;
   unit.good = whole ? std::min(result.blocks, unit.count) : 0;
-  if (job.is_load) unit.set_ready(segments(), job.cancelled || unit.copy_failed ? 0 : unit.good);
+  if (job.is_load) unit.set_ready(unit.layers, job.cancelled || unit.copy_failed ? 0 : unit.good);
   if (unit.good == unit.count) return;
-  job.good = std::min(job.good, unit.first + unit.good);
-  stop(job);
+  job.shrink(unit.first + unit.good);
+  // The other parts of the blocks before a bad one may come yet.
+  if (!(job.is_load && result.status == KVPOOL_MISS && !options_.windows)) stop(job);
 }
 
 void PageMover::look_at_progress() {
@@ -160,13 +162,21 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   if (free_units_.size() <= units_kept || free_slots_.size() <= slots_kept) return false;
   const auto room = static_cast<uint32_t>(free_slots_.size() - slots_kept);
   Unit& unit = *units_[free_units_.back()];
-  const Job::Range next =
-      job.again.empty() ? Job::Range{job.started, job.blocks - job.started} : job.again.back();
+  const Job::Range next = job.next();
   unit.job = &job;
   unit.number = units_started_;
+  unit.part = next.part;
+  unit.layer_first = job.layer_first(next.part);
+  const uint32_t layers_end = job.parts[next.part].layers_end;
+  unit.layers = layers_end - unit.layer_first;
+  unit.block_stride_bytes = segment_offset_[layers_end] - segment_offset_[unit.layer_first];
+  // No more than its arrays are for.
+  unit.blocks_of_slot =
+      std::min(static_cast<uint32_t>(slot_bytes_ / unit.block_stride_bytes), segments() / unit.layers);
   unit.first = next.first;
-  unit.count = std::min({unit_blocks_, room, next.count});
-  unit.slots.assign(free_slots_.end() - unit.count, free_slots_.end());
+  unit.count = std::min(std::min(unit_blocks_, room) * unit.blocks_of_slot, next.count);
+  const uint32_t slots = (unit.count + unit.blocks_of_slot - 1) / unit.blocks_of_slot;
+  unit.slots.assign(free_slots_.end() - slots, free_slots_.end());
   unit.ticket = 0;
   unit.has_result = unit.released = unit.cancel_wanted = unit.copy_failed = unit.gathered = false;
   unit.good = unit.ready_segments = unit.next_segment = unit.next_block = 0;
@@ -181,16 +191,11 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
     unit.set_ready(segments(), unit.count);
     ++job.gathering;
   }
-  free_slots_.resize(free_slots_.size() - unit.count);
+  free_slots_.resize(free_slots_.size() - slots);
   free_units_.pop_back();
   ++units_started_;
   ++job.units_out;
-  if (job.again.empty()) {
-    job.started += unit.count;
-  } else {
-    job.again.back() = {next.first + unit.count, next.count - unit.count};
-    if (job.again.back().count == 0) job.again.pop_back();
-  }
+  job.take(next, unit.count);
   return true;
 }
 
@@ -202,8 +207,8 @@ kvpool_request PageMover::request_for(const Unit& unit) const {
   request.blocks = unit.count;
   request.buffers = unit.addresses;
   for (uint32_t block = 0; block < unit.count; ++block) {
-    for (uint32_t segment = 0; segment < segments(); ++segment) {
-      unit.addresses[block * segments() + segment] = kvpool_address(consumer_, slot(unit, block, segment));
+    for (uint32_t segment = 0; segment < unit.layers; ++segment) {
+      unit.addresses[block * unit.layers + segment] = kvpool_address(consumer_, slot(unit, block, segment));
     }
   }
   return request;
@@ -214,8 +219,10 @@ kvpool_status PageMover::send_load(Unit& unit) {
   kvpool_request request = request_for(unit);
   request.flags = KVPOOL_IN_PLACE;
   request.places = unit.places;
+  request.segment_first = unit.layer_first;
+  request.segment_count = unit.layers;
   // Of windows that are not loaded nobody writes a place.
-  std::fill_n(unit.places, uint64_t{unit.count} * segments(), nullptr);
+  std::fill_n(unit.places, uint64_t{unit.count} * unit.layers, nullptr);
   request.pin = job.pin;
   request.block_first = job.block_first + unit.first;
   if (job.timeout_given) {
@@ -267,19 +274,35 @@ bool PageMover::is_behind_another(const Unit& unit) const {
 }
 
 std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) const {
-  return slots_ + unit.slots[block] * slot_bytes_ + segment_offset_[segment];
+  const uint64_t in_block = segment_offset_[unit.layer_first + segment] - segment_offset_[unit.layer_first];
+  return slots_ + unit.slots[block / unit.blocks_of_slot] * slot_bytes_ +
+         block % unit.blocks_of_slot * unit.block_stride_bytes + in_block;
 }
 
-// A load that nothing can keep from coming but the copier's own failure.
+// A part that was handed over can be waited for; when all were, nothing can keep the load from coming but the
+// copier's own failure.
 void PageMover::order(Job& job) {
-  if (!job.is_load || job.after == 0 || job.ordered || job.stopped || job.wants_more()) return;
-  for (const std::unique_ptr<Unit>& unit : units_) {
-    if (unit->job == &job && !(unit->has_result && unit->handed_over())) return;
+  if (job.parts.back().event == 0 || job.ordered || job.stopped || job.good < job.blocks) return;
+  while (job.recorded < job.parts.size() && is_handed_over(job, job.recorded)) {
+    if (!options_.copier->record(job.parts[job.recorded].event)) {
+      job.ordered = true;
+      return;
+    }
+    ++job.recorded;
   }
+  if (job.recorded < job.parts.size()) return;
   job.ordered = true;
-  if (!options_.copier->record(job.after)) return;
   const std::lock_guard lock(mutex_);
   events_.push_back({.id = job.id, .kind = EventKind::ordered, .blocks = job.blocks});
+}
+
+bool PageMover::is_handed_over(const Job& job, uint32_t part) const {
+  if (job.part < part || (job.part == part && job.started < job.blocks)) return false;
+  if (std::ranges::any_of(job.again, [&](const Job::Range& range) { return range.part == part; }))
+    return false;
+  return std::ranges::none_of(units_, [&](const std::unique_ptr<Unit>& unit) {
+    return unit->job == &job && unit->part == part && !(unit->has_result && unit->handed_over());
+  });
 }
 
 void PageMover::end_jobs(std::deque<std::unique_ptr<Job>>& jobs) {

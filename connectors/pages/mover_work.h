@@ -28,37 +28,73 @@ struct PageMover::Job {
   uint32_t blocks = 0;
   std::vector<int32_t> pages;
   uint64_t after = 0;
-  bool timeout_given = false;  // else the deadline is for what has not been started
+  std::vector<LoadPart> parts;  // one at least; without an event, of a store or a load as a whole
+  bool timeout_given = false;   // else the deadline is for what has not been started
   std::chrono::steady_clock::time_point deadline;
 
-  uint32_t started = 0;  // blocks that units were made of
+  uint32_t part = 0;     // of which units are made
+  uint32_t started = 0;  // blocks of it that units were made of
   struct Range {
+    uint32_t part = 0;
     uint32_t first = 0;
     uint32_t count = 0;
   };
-  std::vector<Range> again;  // of those, what the pool had no room to take on
+  std::vector<Range> again;  // what units were made of, and the pool had no room to take on
   uint32_t good = 0;         // no block from here on will be complete
   uint32_t units_out = 0;
   uint32_t gathering = 0;  // of those, that still read pages
   bool stopped = false;    // no more units
   bool cancelled = false;
   bool gathered = false;  // and told
+  uint32_t recorded = 0;  // parts whose event lies behind their copies
   bool ordered = false;   // told, or the copier cannot tell
 
-  [[nodiscard]] bool wants_more() const { return !stopped && (started < blocks || !again.empty()); }
+  [[nodiscard]] uint32_t layer_first(uint32_t of) const { return of == 0 ? 0 : parts[of - 1].layers_end; }
+  [[nodiscard]] bool is_last_part() const { return part + 1 == parts.size(); }
+  [[nodiscard]] bool all_started() const { return started >= good && (is_last_part() || good == 0); }
+  [[nodiscard]] bool wants_more() const { return !stopped && !(all_started() && again.empty()); }
   [[nodiscard]] bool over() const { return !wants_more() && units_out == 0; }
+  // What the next unit is made of, or its beginning.
+  [[nodiscard]] Range next() {
+    if (!again.empty()) return again.back();
+    if (started >= good) {
+      ++part;
+      started = 0;
+    }
+    return {part, started, good - started};
+  }
+  void take(const Range& next, uint32_t count) {
+    if (again.empty()) {
+      started += count;
+    } else {
+      again.back() = {next.part, next.first + count, next.count - count};
+      if (next.count == count) again.pop_back();
+    }
+  }
+  // No block from there on will be complete; those before may be.
+  void shrink(uint32_t to) {
+    good = std::min(good, to);
+    for (Range& range : again) range.count = std::min(range.count, good - std::min(good, range.first));
+    std::erase_if(again, [](const Range& range) { return range.count == 0; });
+  }
 };
 
-// Some blocks of a job, the request and the copies that move them. A load's request comes first, and what of
-// it is complete is copied; a store's copies come first.
+// Some blocks of a job, or of some of their layers, the request and the copies that move them. A load's
+// request comes first, and what of it is complete is copied; a store's copies come first. Segments are
+// counted from the first layer's.
 struct PageMover::Unit {
   uint32_t index = 0;   // in units_
   Job* job = nullptr;   // until its request has its result, and its copies have ended
   uint64_t number = 0;  // in the order of their starts
+  uint32_t part = 0;    // of the job
+  uint32_t layer_first = 0;
+  uint32_t layers = 0;
   uint32_t first = 0;
   uint32_t count = 0;
-  std::vector<uint32_t> slots;  // until the request is released, too; empty: the unit is free
-  kvpool_ticket ticket = 0;     // 0: not sent
+  std::vector<uint32_t> slots;      // until the request is released, too; empty: the unit is free
+  uint32_t blocks_of_slot = 0;      // several, of a few layers
+  uint64_t block_stride_bytes = 0;  // in a slot
+  kvpool_ticket ticket = 0;         // 0: not sent
   bool has_result = false;
   bool released = false;
   bool cancel_wanted = false;

@@ -69,6 +69,7 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
   const auto layers = static_cast<uint32_t>(options_.layers.size());
   if (layers == 0) return refuse(KVPOOL_INVALID_ARGUMENT, error, "the engine has no layers with pages");
   block_pages_ = options_.pages.count();
+  segment_offset_ = bytes_before_ = {0};
   for (const Layer& layer : options_.layers) {
     if (layer.group >= options_.pages.of_group.size() || layer.base == nullptr || layer.page_bytes() == 0) {
       return refuse(KVPOOL_INVALID_ARGUMENT, error,
@@ -77,11 +78,11 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
     readers_.resize(std::max<size_t>(readers_.size(), layer.pages));
     first_page_.push_back(options_.pages.first_of(layer.group));
     page_count_.push_back(options_.pages.of_group[layer.group]);
-    segment_offset_.push_back(slot_bytes_);
     const uint64_t segment_bytes = page_count_.back() * layer.page_bytes();
-    block_bytes_ += segment_bytes;
-    slot_bytes_ += round_up(segment_bytes);
+    bytes_before_.push_back(bytes_before_.back() + segment_bytes);
+    segment_offset_.push_back(segment_offset_.back() + round_up(segment_bytes));
   }
+  slot_bytes_ = segment_offset_.back();
   if (options_.copier == nullptr) options_.copier = cpu_copier();
   const kvpool_status prepared = options_.copier->open(options_.pool, options_.layers, options_.pages, error);
   if (prepared != KVPOOL_OK) return prepared;
@@ -144,6 +145,15 @@ kvpool_status PageMover::check(const std::vector<int32_t>& pages, size_t blocks,
   return KVPOOL_OK;
 }
 
+bool PageMover::are_all_layers(const std::vector<LoadPart>& parts) const {
+  uint32_t end = 0;
+  for (const LoadPart& part : parts) {
+    if (part.layers_end <= end || part.event == 0) return false;
+    end = part.layers_end;
+  }
+  return end == segments();
+}
+
 kvpool_status PageMover::store(StoreJob job) {
   if (const kvpool_status bad = check(job.pages, job.keys.size(), job.after); bad != KVPOOL_OK) return bad;
   if (std::ranges::any_of(job.pages, [](int32_t page) { return page < 0; })) return KVPOOL_INVALID_ARGUMENT;
@@ -156,12 +166,19 @@ kvpool_status PageMover::store(StoreJob job) {
   made->parent = job.parent;
   made->pages = std::move(job.pages);
   made->after = job.after;
+  made->parts = {{.layers_end = segments()}};
   return enqueue(std::move(made));
 }
 
 kvpool_status PageMover::load(LoadJob job) {
-  if (const kvpool_status bad = check(job.pages, job.blocks, job.after); bad != KVPOOL_OK) return bad;
+  const uint64_t event = job.parts.empty() ? job.after : job.parts.front().event;
+  if (const kvpool_status bad = check(job.pages, job.blocks, event); bad != KVPOOL_OK) return bad;
   if (job.pin == 0) return KVPOOL_INVALID_ARGUMENT;
+  if (job.parts.empty()) {
+    job.parts = {{.layers_end = segments()}};
+  } else if (!are_all_layers(job.parts)) {
+    return KVPOOL_INVALID_ARGUMENT;
+  }
   auto made = std::make_unique<Job>();
   made->is_load = true;
   made->id = job.id;
@@ -170,6 +187,7 @@ kvpool_status PageMover::load(LoadJob job) {
   made->block_first = job.block_first;
   made->pages = std::move(job.pages);
   made->after = job.after;
+  made->parts = std::move(job.parts);
   made->timeout_given = job.timeout_us > 0;
   made->deadline = after(made->timeout_given ? job.timeout_us : wait_us_max);
   return enqueue(std::move(made));

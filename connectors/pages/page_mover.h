@@ -1,13 +1,13 @@
 // PageMover: carries blocks between an engine's pages and a pool. A store gathers the pages of its blocks
 // into pool memory and stores them from there; a load scatters each segment to its pages as soon as that is
 // complete, from where it lies in the pool's memory, or from where it was retrieved to. The work is cut into
-// units of a few blocks, several at a time; the loads under way take turns, and go before the stores, but for
-// one unit. Stores of one chain follow each other.
+// units of a few blocks, or of a few layers of more blocks, several at a time; the loads under way take
+// turns, and go before the stores, but for one unit. Stores of one chain follow each other.
 //
 // Threads: it has one of its own, which alone uses its consumer and its copier. All functions below may be
 // called from any thread; none blocks but open(), close(), cancel_stores() and those named wait_.
 // Pages: a store reads its pages until GATHERED, a load writes its pages until LOADED; then they may be
-// reused. After ORDERED a load's may be read and reused by whoever waits for its event. A device that hangs
+// reused. After ORDERED a load's may be read and reused by whoever waits for its events. A device that hangs
 // keeps a unit's memory, and not its job. Copies that do not end keep both: a job whose event (`after`) never
 // comes does not end, nor do those behind it.
 //
@@ -56,6 +56,12 @@ struct StoreJob {
   uint64_t after = 0;  // pages are read after this event (PageCopier), which stays until the job's end
 };
 
+// Some layers of a load, which come before those of the next part.
+struct LoadPart {
+  uint32_t layers_end = 0;  // they begin where those of the part before end
+  uint64_t event = 0;       // recorded behind their copies
+};
+
 struct LoadJob {
   uint64_t id = 0;
   kvpool_pin pin = 0;  // held by the caller until LOADED
@@ -63,15 +69,16 @@ struct LoadJob {
   uint32_t blocks = 0;
   std::vector<int32_t> pages;  // [blocks][pages of a block]; below 0: not wanted
   uint64_t timeout_us = 0;     // 0: wait_us_max in the queue, then the configuration's deadline
-  // Pages are written after this event; when `ordered`, it is recorded anew behind that. REQUIRES: it is no
-  // other job's, and stays until LOADED.
+  // Pages are written after this event. REQUIRES: it stays until LOADED; so do those of the parts, which are
+  // no other job's.
   uint64_t after = 0;
+  std::vector<LoadPart> parts;  // of all layers; none: without events, all layers of a block at once
 };
 
 enum class EventKind : uint8_t {
   gathered,
   stored,
-  ordered,  // of a load with an event: all of it comes, and what waits for the event finds it in the pages
+  ordered,  // of a load in parts: all of it comes, and what waits for a part's event finds that in the pages
   loaded,
 };
 
@@ -99,7 +106,7 @@ class PageMover {
   static constexpr size_t jobs_max = 4096;
   static constexpr uint64_t wait_us_max = 60'000'000;
   // INVALID_ARGUMENT: no blocks, another number of pages, a page that is not there, the id of a job that is
-  // under way, an event for a copier that knows none. BUSY: the queue is full.
+  // under way, an event for a copier that knows none, parts that are not all layers. BUSY: the queue is full.
   [[nodiscard]] kvpool_status store(StoreJob job);
   [[nodiscard]] kvpool_status load(LoadJob job);
   // Ends a load or a store as soon as its copies have ended; its events come as always.
@@ -133,6 +140,7 @@ class PageMover {
   [[nodiscard]] kvpool_status prepare(kvpool_error* error);
   void make_units(std::byte* region);
   [[nodiscard]] kvpool_status check(const std::vector<int32_t>& pages, size_t blocks, uint64_t after) const;
+  [[nodiscard]] bool are_all_layers(const std::vector<LoadPart>& parts) const;
   [[nodiscard]] kvpool_status enqueue(std::unique_ptr<Job> job);
 
   // The thread's.
@@ -164,20 +172,21 @@ class PageMover {
   void tell(const Event& event);
   void tell_gathered(const Job& job);
   void order(Job& job);
+  [[nodiscard]] bool is_handed_over(const Job& job, uint32_t part) const;
   void sleep();
   [[nodiscard]] bool is_closing() const {
     const std::lock_guard lock(mutex_);
     return closing_;
   }
   [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(options_.layers.size()); }
-  [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;
+  [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;  // the unit's own
 
   MoverOptions options_;
   uint32_t block_pages_ = 0;
   std::vector<uint32_t> first_page_;      // [layers] in a block's pages
   std::vector<uint32_t> page_count_;      // [layers]
-  std::vector<uint64_t> segment_offset_;  // [layers] in a slot
-  uint64_t block_bytes_ = 0;
+  std::vector<uint64_t> segment_offset_;  // [layers + 1] in a slot
+  std::vector<uint64_t> bytes_before_;    // [layers + 1] in a block
   uint64_t slot_bytes_ = 0;
   uint32_t unit_blocks_ = 0;
   bool knows_events_ = false;
@@ -188,7 +197,6 @@ class PageMover {
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
   uint64_t units_started_ = 0;
-  size_t next_to_hand_over_ = 0;  // units take turns
   std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
   std::deque<std::unique_ptr<Job>> stores_;

@@ -140,7 +140,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._give_up(reason)
             return
         self._kept = kv_caches  # alive as long as the mover has their addresses
-        self._worker = WorkerSide(engine)
+        # vLLM may zero pages as a step begins, whoever had them before.
+        self._worker = WorkerSide(engine, getattr(self._caches_config, "needs_kv_cache_zeroing", False))
         registry.publish(self._engine_id, engine)
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool.__version__, vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)
@@ -152,10 +153,11 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
-            self._worker.start_loads(self._step())
+            self._worker.start_loads(self._step(), forward_context)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Synchronous loads are complete before the first layer."""
+        if self._worker is not None:
+            self._worker.before_layer(layer_name)
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """Pages are stored when all layers have filled them."""
@@ -245,7 +247,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        """Nothing is done within a layer."""
+        """Of a step that is one graph no layer is named: it waits for whole loads."""
         return False
 
     def get_kv_connector_stats(self) -> KVPoolStats | None:

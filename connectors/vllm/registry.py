@@ -63,6 +63,7 @@ class Engine:
     layout: Layout
     namespace: Namespace
     mover: PageMover
+    layers: tuple[str, ...] = ()  # as loads have them
     # On a GPU: makes an event (torch.cuda.Event) that lies behind all that the engine has given it to do.
     mark: Callable[[], Any] | None = None
     # The GPU was told to wait for copies, so what its step takes says nothing of computing.

@@ -5,12 +5,17 @@ from typing import Any
 
 import kvpool
 from kvpool._native import PageMover
+from kvpool.vllm.layer_waits import LayerWaits
 from kvpool.vllm.layout import Layout, Unsupported, layer_pages, namespace_name
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.settings import Settings
 from kvpool.vllm.work import Load, Step
 
 log = logging.getLogger("vllm.kvpool")
+
+# A load on a GPU comes in so many parts, layer by layer, if it has as many times so many blocks.
+_PARTS_MAX = 16
+_BLOCKS_OF_PART = 4
 
 
 def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pages: int, settings: Settings,
@@ -31,7 +36,7 @@ def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pa
                                [group.pages for group in layout.groups], settings.staging_bytes, gpu=gpu)
     except (kvpool.Unsupported, kvpool.OperatingSystemError) as error:  # the latter: no GPU memory, none that can be pinned
         raise Unsupported(str(error)) from error
-    return Engine(layout, namespace, mover, None if gpu is None else _mark)
+    return Engine(layout, namespace, mover, tuple(layer.name for layer in layers), None if gpu is None else _mark)
 
 
 def _mark() -> Any:
@@ -53,11 +58,14 @@ def _flavour(vllm_config: Any, layers: list[Any]) -> str:
 
 
 class WorkerSide:
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, whole_loads: bool = False):
+        """whole_loads: a step touches pages before its first layer."""
         self._engine = engine
         self._mover = engine.mover
+        self._waits = LayerWaits(engine.layers, whole_loads)
         self._loads: dict[int, Load] = {}
         self._marks: dict[int, Any] = {}  # of jobs under way, which wait for them
+        self._parts: dict[int, list[tuple[int, Any]]] = {}  # of loads under way: layers' end, what lies behind them
         self._ordered: dict[int, int] = {}  # loads that have ended for vLLM, and whose copies have not: blocks
         self._cancelled: set[int] = set()
         self._step_is_wrong = False  # it computes on pages that a synchronous load should have filled
@@ -71,19 +79,26 @@ class WorkerSide:
             self._ordered.pop(job, None)
             if job in self._loads:
                 self._cancelled.add(job)
-        if self._engine.mark is not None:
-            self._marks.update((load.id, self._engine.mark()) for load in step.loads)
+        if self._engine.mark is None:
+            return
+        for load in step.loads:
+            self._marks[load.id] = self._engine.mark()
+            count, layers = max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART)), len(self._engine.layers)
+            ends = sorted({-(-layers * part // count) for part in range(1, count + 1)})
+            self._parts[load.id] = [(end, self._engine.mark()) for end in ends]
 
-    def start_loads(self, step: Step) -> None:
+    def start_loads(self, step: Step, context: Any) -> None:
+        """context: vLLM's ForwardContext."""
         loads, step.loads = step.loads, []
         self._step_is_wrong = False
         for load in loads:
             self._loads[load.id] = load
             try:
+                parts = [(end, event.cuda_event) for end, event in self._parts.get(load.id, ())]
                 self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s,
-                                 self._event_of(load.id))
+                                 self._event_of(load.id), parts)
             except kvpool.KVPoolError as error:
-                self._marks.pop(load.id, None)
+                self._forget_marks(load.id)
                 log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
                 self._ended(load.id, 0)
         waited = [load.id for load in loads if not load.is_async]
@@ -91,8 +106,13 @@ class WorkerSide:
             self._mover.wait_ended(job)
         if waited:
             self.take_events()
+        self._waits.begin_step(context)
+
+    def before_layer(self, layer: str) -> None:
+        self._waits.before(layer)
 
     def start_stores(self, step: Step) -> None:
+        self._waits.wait_for_all()
         stores, step.stores = step.stores, []
         if self._step_is_wrong or not stores:
             return
@@ -112,16 +132,20 @@ class WorkerSide:
         mark = self._marks.get(job)
         return mark.cuda_event if mark is not None else 0
 
+    def _forget_marks(self, job: int) -> None:
+        self._marks.pop(job, None)
+        self._parts.pop(job, None)
+
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.ORDERED:
-                self._marks[job].wait()  # the GPU, with all that it is given from now on
+                self._waits.add(self._parts[job])
                 self._engine.gpu_waits = True
                 if job not in self._cancelled:
                     self._ordered[job] = blocks
                 self._ended(job, blocks)
             elif kind == PageMover.LOADED:
-                self._marks.pop(job, None)
+                self._forget_marks(job)
                 if job in self._loads:
                     self._ended(job, blocks)
                 elif blocks < self._ordered.pop(job, 0):

@@ -133,13 +133,13 @@ TEST_F(GpuCopierTest, MovesWhatAMoverGivesIt) {
   engine_->clear();
   EXPECT_EQ(ended(stored, EventKind::stored), 12U);
   const auto numbers = pages_for(12, 7, true);
-  EXPECT_EQ(ended(begin_load(pin(1, 12), numbers, 0, 78), EventKind::loaded), 12U);
+  EXPECT_EQ(ended(begin_load(pin(1, 12), numbers, 0, 78, {{layers, 79}}), EventKind::loaded), 12U);
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
   EXPECT_TRUE(engine_->gaps_are_untouched());
   EXPECT_EQ(seen_.events.front(), 77U);
   EXPECT_EQ(seen_.events.back(), 78U);
   ASSERT_EQ(seen_.recorded.size(), 1U);
-  EXPECT_EQ(seen_.recorded.front(), std::pair(GpuDirection::load, uintptr_t{78}));
+  EXPECT_EQ(seen_.recorded.front(), std::pair(GpuDirection::load, uintptr_t{79}));
 }
 
 TEST_F(GpuCopierTest, RefusesWhatCannotBeOpened) {

@@ -25,8 +25,9 @@ class OnGpu:
         return getattr(self._mover, name)
 
     def load(self, job, *rest):
-        self._told.append(("load", rest[-1]))
-        self._mover.load(job, *rest[:-1])
+        *rest, event, parts = rest
+        self._told.append(("load", event, parts))
+        self._mover.load(job, *rest)
 
     def store(self, job, *rest):
         self._told.append(("store", rest[-1]))
@@ -80,20 +81,30 @@ def begin_load(world):
 
 def test_jobs_wait_for_events_of_their_place_in_a_step(gpu):
     begin_load(gpu)
-    kinds = [words[0] for words in gpu.told]
-    assert kinds[:5] == ["mark", "load", "compute", "mark", "store"]
-    assert gpu.told[1] == ("load", gpu.told[0][1]) and gpu.told[4] == ("store", gpu.told[3][1])
+    (_, before), (_, behind), load, compute, (_, filled), store = gpu.told[:6]
+    assert load == ("load", before, [(2, behind)]) and compute == ("compute",) and store == ("store", filled)
+    assert before < behind < filled
 
 
-def test_a_load_has_come_when_the_gpu_waits_for_it(gpu):
+def test_a_load_has_come_when_the_next_step_waits_for_it(gpu):
     request, finished = begin_load(gpu)
-    event = gpu.told[0][1]
-    assert ("wait", event) in gpu.told and finished == {"b"}
-    assert set(gpu.worker._marks) == {job for job in gpu.worker._ordered}, "its event stays until its copies have ended"
+    wait = ("wait", gpu.told[1][1])
+    assert finished == {"b"} and wait not in gpu.told
+    assert set(gpu.worker._marks) == set(gpu.worker._parts) == set(gpu.worker._ordered), "events stay until copies have ended"
+    gpu.told.clear()
+    gpu.step(new=[(request, [list(range(17, 33))], 768, 232)])
+    assert gpu.told[:2] == [wait, ("compute",)]
     gpu.scheduler.request_finished(request.request_id)
     gpu.engine.mover.ending = 3
     gpu.worker.take_events()
-    assert gpu.worker.take_finished() is None and not gpu.worker._marks and not gpu.worker._ordered
+    assert gpu.worker.take_finished() is None and not gpu.worker._marks and not gpu.worker._parts and not gpu.worker._ordered
+
+
+def test_a_load_of_many_blocks_comes_in_parts(gpu, monkeypatch):
+    monkeypatch.setattr("kvpool.vllm.worker._BLOCKS_OF_PART", 1)
+    begin_load(gpu)
+    (_, _), (_, first), (_, second), (_, _, parts), *_ = gpu.told
+    assert parts == [(1, first), (2, second)]
 
 
 def test_a_gpu_that_fails_ends_the_engine(gpu):

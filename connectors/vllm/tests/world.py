@@ -63,7 +63,7 @@ class World:
         layers = [(c.ctypes.data, c.strides[0], PAGES, list(c.shape[1:]), list(c.strides[1:]), 4, g)
                   for c, g in zip(self.caches, of_layer)]  # fmt: skip
         mover = PageMover.open(self.pool._native, ns, layers, [g.pages for g in groups], 0)
-        self.engine = Engine(layout, ns, mover)
+        self.engine = Engine(layout, ns, mover, tuple(f"l{i}" for i in range(LAYERS)))
         settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
         announced = Announced(Words, self.pool.stats) if events else None
         self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first, announced)
@@ -88,7 +88,7 @@ class World:
             preempted_req_ids=set(preempted))  # fmt: skip
         step = self.scheduler.build_step(output)
         self.worker.begin_step(step)
-        self.worker.start_loads(step)
+        self.worker.start_loads(step, None)
         for request, pages, computed, scheduled in new:
             self.compute(request, pages, computed, scheduled)
         if tokens:

@@ -220,6 +220,40 @@ TEST_F(GpuMover, ALoadDoesNotBeginBeforeItsEvent) {
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
 }
 
+// Streams that wait for a part's event find that part, though no copy has begun when they are told to.
+TEST_F(GpuMover, PartsAreThereBehindTheirEvents) {
+  ASSERT_TRUE(start_gpu(toml({"memory"})));
+  EXPECT_EQ(store(1, 12), 12U);
+  const auto numbers = pages_for(12, 7, true);
+  constexpr uint64_t layer_bytes = uint64_t{pages} * stride_bytes;
+  for (int round = 0; round < 20; ++round) {
+    DeviceMemory aside;
+    ASSERT_TRUE(make_device_memory(aside, engine_->memory().size()));
+    Gate gate;
+    std::array<Gate, 3> readers;
+    gate.close_off();
+    const std::vector<LoadPart> parts = {
+        {1, readers[0].event()}, {4, readers[1].event()}, {layers, readers[2].event()}};
+    const uint64_t id = begin_load(pin(1, 12), numbers, 0, gate.event(), parts);
+    ASSERT_TRUE(wait_ordered(id));
+    uint64_t first = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const uint64_t end = parts[i].layers_end * layer_bytes;
+      ASSERT_CUDA(cudaStreamWaitEvent(readers[i].stream(), reinterpret_cast<cudaEvent_t>(parts[i].event), 0));
+      ASSERT_CUDA(cudaMemcpyAsync(aside.get() + first, device_.get() + first, end - first,
+                                  cudaMemcpyDeviceToDevice, readers[i].stream()));
+      first = end;
+    }
+    EXPECT_FALSE(mover_->wait_ended(id, moment_us / 10));
+    gate.open();
+    EXPECT_EQ(ended(id, EventKind::loaded), 12U);
+    for (Gate& reader : readers) ASSERT_CUDA(cudaStreamSynchronize(reader.stream()));
+    from(aside);
+    EXPECT_EQ(complete_blocks(numbers, 1), 12U);
+    clear();
+  }
+}
+
 TEST_F(GpuMover, ACancelledJobEndsAndTheNextOneIsWhole) {
   ASSERT_TRUE(start_gpu(toml({"memory"})));
   EXPECT_EQ(store(1, 12), 12U);
