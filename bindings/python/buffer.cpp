@@ -34,7 +34,8 @@ Memory take_buffer(nb::handle object, bool writable, Kept& kept) {
 template <class Array>
 Memory take_dlpack(nb::handle object, bool writable, Kept& kept) {
   auto array = std::make_shared<Array>();
-  if (!nb::try_cast<Array>(object, *array)) refuse_buffer(writable);
+  constexpr bool may_copy = false;
+  if (!nb::try_cast<Array>(object, *array, may_copy)) refuse_buffer(writable);
   kept.push_back(array);
   return {array->data(), array->nbytes()};
 }

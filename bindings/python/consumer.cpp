@@ -167,10 +167,17 @@ std::shared_ptr<Request> Consumer::send(Order order) {
   auto kept = std::make_unique<Order>(std::move(order));
   kvpool_request& sent = kept->request;
   sent.struct_size = sizeof sent;
-  sent.user_data = free_.back();
   sent.keys = kept->keys.data();
   sent.buffers = kept->addresses.data();
-  const kvpool_status status = submit(kept->op, consumer, sent, &request->ticket_);
+  const auto try_to_send = [&] {
+    sent.user_data = free_.back();
+    return submit(kept->op, consumer, sent, &request->ticket_);
+  };
+  kvpool_status status = try_to_send();
+  if (status == KVPOOL_BUSY) {  // perhaps with results that nobody has looked for
+    poll();
+    status = try_to_send();
+  }
   if (status != KVPOOL_OK) {
     throw PoolError(status, status == KVPOOL_BUSY ? "the pool's queue is full; wait for some requests"
                                                   : "the pool refused the request");

@@ -10,18 +10,23 @@ from collections.abc import Iterable
 from typing import Any
 
 import vllm
-from vllm.distributed.kv_transfer.kv_connector.v1 import base
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorMetadata,
-    KVConnectorRole,
-    SupportsHMA,
-)
-from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import RequestStatus
 
 import kvpool
+
+try:
+    from vllm.distributed.kv_transfer.kv_connector.v1 import base
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+        KVConnectorBase_V1,
+        KVConnectorMetadata,
+        KVConnectorRole,
+        SupportsHMA,
+    )
+    from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.request import RequestStatus
+except ImportError as missing:
+    raise ImportError(f"kvpool {kvpool.__version__} does not fit vLLM {vllm.__version__}: it is made for 0.26 to 0.33 ({missing})") from None
+
 from kvpool.vllm import kv_events, layout, registry
 from kvpool.vllm.announced import Announced
 from kvpool.vllm.scheduler import SchedulerSide
@@ -31,6 +36,8 @@ from kvpool.vllm.work import Step
 from kvpool.vllm.worker import WorkerSide, open_engine
 
 log = logging.getLogger("vllm.kvpool")
+
+_TRIED = ("0.26.", "0.32.")
 
 # Pages that a device may still write, though nobody waits for it any more.
 _left_behind: list[Any] = []
@@ -57,7 +64,8 @@ def _recompute(scheduler: Scheduler, request_id: str) -> None:
 
 
 class Metadata(KVConnectorMetadata):
-    def __init__(self, step: Step):
+    def __init__(self, step: Step | None = None):
+        """None where the pool is not used: vLLM may have to send it to other processes."""
         self.step = step
 
 
@@ -84,9 +92,10 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._check_deployment(vllm_config)
             _, hash_tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
             self._layout = layout.plan(kv_cache_config.kv_cache_groups, hash_tokens, self._settings.block_tokens)
-            self._user = registry.PoolUser(self._settings.config)
             if role == KVConnectorRole.SCHEDULER:
                 self._scheduler = self._open_scheduler()
+            else:
+                self._user = registry.PoolUser(self._settings.config)
         except layout.Unsupported as reason:
             self._give_up(reason)
 
@@ -95,6 +104,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         parallel = vllm_config.parallel_config
         if parallel.world_size > 1 or parallel.data_parallel_size > 1:
             raise layout.Unsupported("engines of several workers are not served yet")
+        if parallel.distributed_executor_backend in ("mp", "ray"):
+            raise layout.Unsupported("its worker runs in another process (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)")
         if vllm_config.model_config.enable_sleep_mode:
             raise layout.Unsupported("sleep mode moves the pages away")
         cache = vllm_config.cache_config
@@ -107,10 +118,12 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             raise layout.Unsupported(
                 "its worker runs in another process, or was refused (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)"
             )
+        self._user = registry.PoolUser(self._settings.config)
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
+        role = self._vllm_config.kv_transfer_config.kv_role
         return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced(),
-                             self._among_others)
+                             self._among_others, loads=role != "kv_producer", stores=role != "kv_consumer")
 
     def _open_announced(self) -> Announced | None:
         wanted = self._vllm_config.kv_events_config
@@ -139,10 +152,15 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         except layout.Unsupported as reason:
             self._give_up(reason)
             return
+        except BaseException:
+            self.shutdown()  # else the pool stays open, and its files in use
+            raise
         self._kept = kv_caches  # alive as long as the mover has their addresses
         # vLLM may zero pages as a step begins, whoever had them before.
         self._worker = WorkerSide(engine, getattr(self._caches_config, "needs_kv_cache_zeroing", False))
         registry.publish(self._engine_id, engine)
+        if not vllm.__version__.startswith(_TRIED):
+            log.warning("kvpool %s was not tried with vLLM %s: it was with %s", kvpool.__version__, vllm.__version__, ", ".join(_TRIED))
         log.info("kvpool %s for vLLM %s: blocks of %d tokens, %d bytes", kvpool.__version__, vllm.__version__,
                  self._layout.block_tokens, engine.namespace.block_bytes)
 
@@ -178,7 +196,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         return self._worker.take_failed_pages() if self._worker is not None else set()
 
     def _step(self) -> Step:
-        return self._get_connector_metadata().step
+        return self._get_connector_metadata().step or Step()
 
     # ---- scheduler ----
 
@@ -196,7 +214,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._scheduler.update_state_after_alloc(request, blocks.get_block_ids(), num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
-        return Metadata(Step() if self._scheduler is None else self._scheduler.build_step(scheduler_output))
+        return Metadata(None if self._scheduler is None else self._scheduler.build_step(scheduler_output))
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is None:

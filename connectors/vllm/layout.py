@@ -89,6 +89,8 @@ def _group(group: Any, block_tokens: int) -> Group:
     kind = type(spec).__name__
     if kind not in _KNOWN_SPECS:
         raise Unsupported(f"layers of the kind {kind} are not known (layer {group.layer_names[0]})")
+    if getattr(spec, "non_causal", False):
+        raise Unsupported(f"pages that depend on later tokens cannot be used again (layer {group.layer_names[0]})")
     pages = block_tokens // spec.block_size
     kept = math.ceil((spec.sliding_window - 1) / spec.block_size) if _KNOWN_SPECS[kind] else pages
     # A window that reaches beyond a block wants more than the last block's: then all blocks keep all pages.

@@ -27,8 +27,12 @@ _VERIFIED_TIMEOUT_S = 60.0
 _RESET_TIMEOUT_S = 60.0
 # Copies out of pages take milliseconds; one that takes this long has failed, and its pages cannot be reused.
 _FENCE_S = 60.0
+# The pool's queues change; an estimate is asked for again when it is so old.
+_ESTIMATE_S = 0.2
 # Of a pool that is as busy for so many looks nothing is expected.
 _BUSY_MAX = 100
+# Reasons, each in one line of the log.
+_SAID_MAX = 20
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Tracked:
     pin: Any = None
     matched: int = 0
     estimate_s: float = 0.0
+    estimated: float = 0.0  # when
+    estimating: Any = None  # under way
     staged_first: int = 0
     staged_blocks: int | None = None  # from staged_first up to here, verified in memory, and there while pinned
     busy: int = 0  # answers that the pool had no room to give
@@ -57,14 +63,14 @@ class Tracked:
     def drop_pin(self) -> None:
         if self.pin is not None:
             self.pin.release()
-        self.pin = self.match = self.staging = self.offered = None
+        self.pin = self.match = self.staging = self.estimating = self.offered = None
         self.matched = 0
         self.staged_blocks = None
 
 
 class SchedulerSide:
     def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool,
-                 announced: Announced | None = None, among_others: bool = False):  # fmt: skip
+                 announced: Announced | None = None, among_others: bool = False, loads: bool = True, stores: bool = True):  # fmt: skip
         """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
         announced: where somebody wants KV events. among_others: other connectors may load into pages, too."""
         self._engine = engine
@@ -74,6 +80,7 @@ class SchedulerSide:
         self._must_verify_first = must_verify_first
         self._announced = announced
         self._among_others = among_others
+        self._may_load, self._may_store = loads, stores
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
@@ -82,16 +89,16 @@ class SchedulerSide:
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
         self._last_end = 0.0
         self._wait_until = 0.0  # in this step; 0: nothing has waited yet
-        self._said = False
+        self._said: set[str] = set()
         self.matched_tokens = 0
         self.declined_tokens = 0
 
     # ---- requests ----
 
     def on_new_request(self, request: Any) -> None:
-        tracked = Tracked(request, next(self._numbers))
+        tracked = Tracked(request, next(self._numbers), may_load=self._may_load, may_store=self._may_store)
         if getattr(request, "lora_request", None) is not None:
-            # vLLM's hashes name the adapter, but not its weights.
+            self._say_once("vLLM's hashes name its LoRA adapter, but not the adapter's weights")
             tracked.may_load = tracked.may_store = False
         if getattr(request, "skip_reading_prefix_cache", False):
             tracked.may_load = False
@@ -113,6 +120,7 @@ class SchedulerSide:
         blocks = min(tracked.matched, (request.num_tokens - 1) // tokens)
         if tracked.pin is None or blocks * tokens <= computed:
             return 0, False
+        self._renew_estimate(tracked)
         blocks = self._worth(tracked, computed, blocks)
         if blocks * tokens <= computed:
             self.declined_tokens += tracked.matched * tokens - computed
@@ -187,6 +195,7 @@ class SchedulerSide:
         self._take_block_ids(output, step.pages)
         if len(step.pages) > 0 and not self._engine.mover.wait_unread(step.pages, _FENCE_S):
             raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
+        step.computes = any(output.num_scheduled_tokens.values())
         self._plan_stores(output, step)
         self._begin_step(output)
         return step
@@ -282,10 +291,27 @@ class SchedulerSide:
         tracked.matched = result.blocks if result.pin is not None else 0
         if result.blocks > 0:
             self._roots.add(self._layout.keys(tracked.request.block_hashes, 0, 1))
-        tracked.estimate_s = result.estimate_s
+        tracked.estimate_s, tracked.estimated = result.estimate_s, time.monotonic()
         tracked.pin = result.pin
         tracked.stored = max(tracked.stored or 0, result.blocks)
         return True
+
+    def _renew_estimate(self, tracked: Tracked) -> None:
+        """Of a request that has waited; the old one serves until the pool has answered."""
+        try:
+            if tracked.estimating is None and time.monotonic() - tracked.estimated > _ESTIMATE_S:
+                tracked.estimating = self._consumer.estimate(tracked.pin)
+            if tracked.estimating is None:
+                return
+            result = tracked.estimating.result(0)
+            tracked.estimated = time.monotonic()
+            if result.status == kvpool.Status.OK:
+                tracked.estimate_s = result.estimate_s
+        except kvpool.TimedOut:
+            return
+        except kvpool.KVPoolError:  # the old one has to serve
+            tracked.estimated = time.monotonic()
+        tracked.estimating = None
 
     def _know_staged(self, tracked: Tracked, first: int, blocks: int) -> bool:
         """Whether what is in the pool has been verified in memory, as far as that has room for it."""
@@ -316,10 +342,10 @@ class SchedulerSide:
             self._wait_until = now + self._settings.match_wait_ms / 1e3
         return max(0.0, self._wait_until - now)
 
-    def _say_once(self, error: Exception) -> None:
-        if not self._said:
-            log.warning("kvpool: a request is computed without the pool: %s", error)
-        self._said = True
+    def _say_once(self, why: Exception | str) -> None:
+        if str(why) not in self._said and len(self._said) < _SAID_MAX:
+            log.warning("kvpool: requests are computed without the pool: %s", why)
+            self._said.add(str(why))
 
     def _load_s(self, tracked: Tracked, computed: int, blocks: int) -> float:
         first = computed // self._layout.block_tokens

@@ -31,6 +31,8 @@ class Settings:
     @classmethod
     def read(cls, extra: Mapping[str, Any]) -> "Settings":
         """Raises ValueError with one line that names the key."""
+        if not isinstance(extra, Mapping):
+            raise ValueError("kv_connector_extra_config is missing; it names kvpool's 'config'")
         known = {field: kind for field, kind in cls.__annotations__.items()}
         for name in extra:
             if name not in known:
@@ -42,11 +44,20 @@ class Settings:
         return cls(**extra)
 
 
+_KINDS = {
+    (str, Mapping): "the path of a kvpool.toml, or its content",
+    (str,): "a text",
+    (int,): "a whole number, 0 or more",
+    (int, float): "a number, 0 or more",
+    (bool,): "true or false",
+}
+
+
 def _check(name: str, value: Any) -> None:
     kinds = {"config": (str, Mapping), "namespace": (str,), "block_tokens": (int,), "staging_bytes": (int,),
              "recompute": (bool,)}.get(name, (int, float))
     good = isinstance(value, kinds) and (isinstance(value, bool) == (kinds == (bool,)))
     if good and isinstance(value, (int, float)):
-        good = 0 <= value < float("inf")
+        good = 0 <= value < 2**32 if name == "block_tokens" else 0 <= value < 2**63
     if not good:
-        raise ValueError(f"kv_connector_extra_config: {name!r} cannot be {value!r}")
+        raise ValueError(f"kv_connector_extra_config: {name!r} cannot be {value!r}, it is {_KINDS[kinds]}")

@@ -40,3 +40,4 @@ class Step:
     stores: list[Store] = field(default_factory=list)
     pages: PageNumbers = field(default_factory=PageNumbers)  # that it may write: no store reads them any more
     cancels: list[int] = field(default_factory=list)
+    computes: bool = True  # else it has no tokens: vLLM looks after its connectors alone

@@ -106,13 +106,15 @@ class WorkerSide:
             self._mover.wait_ended(job)
         if waited:
             self.take_events()
-        self._waits.begin_step(context)
+        if step.computes:
+            self._waits.begin_step(context)
 
     def before_layer(self, layer: str) -> None:
         self._waits.before(layer)
 
     def start_stores(self, step: Step) -> None:
-        self._waits.wait_for_all()
+        if step.computes:
+            self._waits.wait_for_all()
         stores, step.stores = step.stores, []
         if self._step_is_wrong or not stores:
             return

@@ -1,9 +1,13 @@
 """What is said when kvpool cannot serve an engine: an error for what the user wrote, a line for what cannot be."""
 
 import logging
+import pickle
+import subprocess
+import sys
 import types
 
 import pytest
+import vllm
 from engine import tiny_models  # noqa: F401  sets the environment before vLLM is imported
 from kvpool.vllm import KVPoolConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
@@ -19,13 +23,14 @@ def spec(**changed):
 
 def configuration(extra, policy="recompute", spec_of_layer=None, **changed):
     fields = {
-        "world_size": 1, "data_parallel_size": 1, "enable_sleep_mode": False, "calculate_kv_scales": False,
+        "world_size": 1, "data_parallel_size": 1, "executor": "uni", "enable_sleep_mode": False, "calculate_kv_scales": False,
     } | changed  # fmt: skip
     transfer = types.SimpleNamespace(engine_id="none", kv_connector_extra_config=extra, kv_load_failure_policy=policy,
-                                     kv_connector="KVPoolConnector")  # fmt: skip
+                                     kv_connector="KVPoolConnector", kv_role="kv_both")  # fmt: skip
     vllm_config = types.SimpleNamespace(
         kv_transfer_config=transfer,
         parallel_config=types.SimpleNamespace(world_size=fields["world_size"], data_parallel_size=fields["data_parallel_size"],
+                                              distributed_executor_backend=fields["executor"],
                                               decode_context_parallel_size=1, prefill_context_parallel_size=1),
         model_config=types.SimpleNamespace(enable_sleep_mode=fields["enable_sleep_mode"]),
         cache_config=types.SimpleNamespace(calculate_kv_scales=fields["calculate_kv_scales"], block_size=128,
@@ -91,6 +96,8 @@ def test_within_another_connector_its_policy_counts(good):
         ({"enable_sleep_mode": True}, "sleep mode"),
         ({"calculate_kv_scales": True}, "KV scales"),
         ({"role": KVConnectorRole.SCHEDULER}, "another process"),
+        ({"executor": "mp"}, "another process"),
+        ({"spec_of_layer": spec(non_causal=True)}, "depend on later tokens"),
         ({"spec_of_layer": MambaSpec(block_size=128, shapes=((2, 2),), dtypes=(torch.float32,))}, "MambaSpec"),
     ],
 )
@@ -102,7 +109,7 @@ def test_an_engine_that_cannot_be_served_runs_without_the_pool(good, said, chang
     made.on_new_request(request)
     assert made.get_num_new_matched_tokens(request, 0) == (0, False)
     made.register_kv_caches({"model.layers.0.self_attn.attn": torch.zeros(8, 2, 128, 128)})
-    metadata = made.build_connector_meta(None)
+    metadata = pickle.loads(pickle.dumps(made.build_connector_meta(None)))  # vLLM sends it to workers
     made.bind_connector_metadata(metadata)
     made.start_load_kv(None)
     made.wait_for_save()
@@ -110,6 +117,20 @@ def test_an_engine_that_cannot_be_served_runs_without_the_pool(good, said, chang
     assert made.request_finished_all_groups(request, ([],)) == (False, None)
     made.shutdown()
     made.shutdown()
+
+
+def test_a_scheduler_whose_worker_is_elsewhere_leaves_files_alone(tmp_path, said):
+    path = tmp_path / "pool"
+    made = connector({"config": {"device": [{"kind": "file", "path": str(path), "size": "8MiB"}]}}, role=KVConnectorRole.SCHEDULER)
+    assert "another process" in said.text and not path.exists()
+    made.shutdown()
+
+
+def test_a_vllm_that_does_not_fit_is_named():
+    old = "import vllm.v1.core.kv_cache_utils as utils; del utils.resolve_kv_cache_block_sizes; import kvpool.vllm.connector"
+    done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"does not fit vLLM {vllm.__version__}: it is made for" in done.stderr.splitlines()[-1]
 
 
 def test_a_pool_without_room_for_a_block_is_an_error(good):

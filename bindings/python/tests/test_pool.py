@@ -113,6 +113,12 @@ def test_what_cannot_be_a_buffer_is_refused(pool, ns):
         consumer.store(ns, keys_of(1), object())
     with pytest.raises(TypeError, match="contiguous"):
         consumer.store(ns, keys_of(1), memoryview(bytes(2 * BLOCK_BYTES))[::2])
+    torch = pytest.importorskip("torch")
+    for strided in (torch.zeros(BLOCK_BYTES, 2, dtype=torch.uint8)[:, 0], torch.zeros(2, BLOCK_BYTES // 2, dtype=torch.uint8).t()):
+        with pytest.raises(TypeError, match="contiguous"):
+            consumer.retrieve(ns, keys_of(1), strided)
+        with pytest.raises(TypeError, match="contiguous"):
+            consumer.store(ns, keys_of(1), strided)
     with pytest.raises(kvpool.InvalidArgument, match=f"holds 10 bytes; {BLOCK_BYTES} are wanted"):
         consumer.store(ns, keys_of(1), bytes(10))
     with pytest.raises(kvpool.InvalidArgument, match="there are 2 buffers; one for each of 3 segments"):
@@ -254,6 +260,21 @@ def test_no_more_than_a_consumer_s_slots_are_under_way(pool, ns):
                 raise kvpool.Busy("full")
     for request in requests[:256]:
         request.result(10)
+
+
+def test_results_that_nobody_takes_do_not_keep_others_from_asking(pool, ns):
+    consumer = pool.consumer()
+    consumer.store(ns, keys_of(1), payload(1)).wait_released()
+    for _ in range(2000):
+        wait_until(lambda: sends(consumer, ns))
+
+
+def sends(consumer, ns):
+    try:
+        consumer.match(ns, keys_of(1), pin=True)  # and forgets it
+    except kvpool.Busy:  # the engine has not come to it yet
+        return False
+    return True
 
 
 def test_a_waiting_thread_lets_others_run(pool, ns):

@@ -92,6 +92,8 @@ def test_a_load_has_come_when_the_next_step_waits_for_it(gpu):
     assert finished == {"b"} and wait not in gpu.told
     assert set(gpu.worker._marks) == set(gpu.worker._parts) == set(gpu.worker._ordered), "events stay until copies have ended"
     gpu.told.clear()
+    gpu.step()
+    assert gpu.told == [], "a step without tokens waits for nothing"
     gpu.step(new=[(request, [list(range(17, 33))], 768, 232)])
     assert gpu.told[:2] == [wait, ("compute",)]
     gpu.scheduler.request_finished(request.request_id)

@@ -20,8 +20,11 @@ def test_settings_have_defaults():
     [
         ({}, "'config' is missing"),
         ({"config": "a", "confg": 1}, "'confg' is unknown"),
-        ({"config": 3}, "'config' cannot be 3"),
+        (None, "kv_connector_extra_config is missing"),
+        ({"config": 3}, "'config' cannot be 3, it is the path of a kvpool.toml, or its content"),
         ({"config": "a", "block_tokens": -1}, "'block_tokens' cannot be -1"),
+        ({"config": "a", "block_tokens": 256.0}, "'block_tokens' cannot be 256.0, it is a whole number, 0 or more"),
+        ({"config": "a", "block_tokens": 2**40}, "'block_tokens' cannot be"),
         ({"config": "a", "block_tokens": True}, "'block_tokens' cannot be True"),
         ({"config": "a", "recompute": 1}, "'recompute' cannot be 1"),
         ({"config": "a", "sync_load_budget_ms": "2ms"}, "'sync_load_budget_ms' cannot be '2ms'"),

@@ -198,3 +198,44 @@ def test_pages_for_another_connector_are_waited_for(world):
     world.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
     step, _ = world.step()
     assert list(step.pages) == list(range(3, 17)), "but not those that vLLM has found itself"
+
+
+def test_a_producer_does_not_load_and_a_consumer_does_not_store(tmp_path):
+    for loads, stores in ((False, True), (True, False)):
+        world = World(tmp_path / f"{loads}", recompute=False, loads=loads, stores=stores)
+        world.store(Request("a", 1000), [list(range(1, 17))])
+        assert world.pool.stats()["stored_blocks"] == (3 if stores else 0)
+        request = Request("b", 1000)
+        world.scheduler.on_new_request(request)
+        assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+        world.close()
+
+
+def test_the_estimate_of_a_request_that_waits_is_renewed(world, monkeypatch):
+    monkeypatch.setattr("kvpool.vllm.scheduler._ESTIMATE_S", 0.0)
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+    tracked = world.scheduler._tracked["b"]
+    tracked.estimate_s = 1e9  # what it was while the pool was busy
+    while tracked.estimate_s == 1e9:
+        assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+    assert 0 < tracked.estimate_s < 10
+    world.scheduler.request_finished("b")
+
+
+def test_requests_that_go_before_they_are_looked_at_keep_none_from_being_served(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    for i in range(600):
+        world.scheduler.on_new_request(Request(f"gone {i}", 1000))
+        world.scheduler.request_finished(f"gone {i}")
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    found = None, False
+    for _ in range(1000):
+        if (found := world.scheduler.get_num_new_matched_tokens(request, 0))[0] is not None:
+            break
+        world.step()
+    assert found == (768, True)
+    world.scheduler.request_finished("b")
