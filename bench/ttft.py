@@ -18,7 +18,8 @@ What saves time: --documents 1 computes one prompt of each length, in the first 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer.
 
-Prints the medians; --json has every figure.
+Prints the medians; --json has every figure. Processor time is that of the threads named kvpool-*, and of the whole process,
+while a prompt is asked again; in cores, over the time to first token, and over the bytes' time on the link.
 Exit status: 0 measured; 1 a page or a token differed; 2 a system could not run, which is named.
 """
 
@@ -70,6 +71,21 @@ def median(figures: list[dict], name: str) -> float | None:
     return statistics.median(known) if known else None
 
 
+def cores(figures: list[dict], link_gbps: float) -> str:
+    """While prompts were asked again: of the process, and of kvpool's threads, of these also at the link's rate."""
+    again = [figure for figure in figures if "again_s" in figure]
+
+    def of(cpu: str, seconds) -> str:
+        return f"{statistics.median(figure[cpu] / seconds(figure) for figure in again):.2f}"
+
+    said = f"; {of('again_cpu_s', lambda figure: figure['again_s'])} cores"
+    if all(figure["again_bytes"] for figure in again):
+        said += f", of them kvpool's {of('again_kvpool_cpu_s', lambda figure: figure['again_s'])}"
+        if link_gbps:
+            said += f" ({of('again_kvpool_cpu_s', lambda figure: figure['again_bytes'] / link_gbps / 1e9)} at the link's rate)"
+    return said
+
+
 def hit(figures: list[dict]) -> str:
     cached = [figure["again_cached"] for figure in figures if "again_cached" in figure]
     hits = sum(tokens > 0 for tokens in cached)
@@ -93,7 +109,7 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
             if seconds is not None:
                 said.append(f"{words} {seconds:.3f} s")
                 if phase == "again":
-                    said[-1] += f" ({hit(figures)})"
+                    said[-1] += f" ({hit(figures)}{cores(figures, found['link_gbps'])})"
         said += [f"{count} {what} DIFFER" for count, what in zip(wrong(figures), ("PAGES", "TOKENS")) if count]
         print(f"{model:14} {system:15} {length:7} tokens: {', '.join(said)}", flush=True)
     if found["mixed"]:

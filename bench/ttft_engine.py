@@ -48,6 +48,7 @@ def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int, link: float) -
         "vllm-disk": offloading(folder, cpu_bytes_to_use=memory_gib * GIB // 2, **tiers),
         "lmcache-memory": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
         "kvpool-memory": kvpool([memory], link),
+        "kvpool-verified": kvpool([memory], link, verify="always"),
         "kvpool-both": kvpool([memory, disk], link),
         "kvpool-disk": kvpool([disk], link),
         "kvpool-spill": kvpool([part, disk], link),
@@ -60,6 +61,15 @@ def reach(thing, path: str):
     for name in path.split("."):
         thing = getattr(thing, name, None)
     return thing
+
+
+def processor_s() -> tuple[float, float]:
+    """Processor time of kvpool's own threads, and of the whole process."""
+    own = 0.0
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().startswith("kvpool"):
+            own += time.clock_gettime(~int(task.name) << 3 | 6)  # the thread's clock; `stat` has steps of 10 ms
+    return own, time.process_time()
 
 
 def link_gbps() -> float:
@@ -158,11 +168,14 @@ class Engine:
         self.known: dict[tuple[int, int], tuple[int, list[dict]]] = {}  # of each document its token and the sums of its pages
 
     def ask(self, prompt: list[int]) -> dict:
-        """Seconds, the token, and how many tokens were not computed."""
+        """Seconds, the token, how many tokens were not computed, and processor time meanwhile."""
+        own, whole = processor_s()
         begin = time.perf_counter()
         [output] = self.llm.generate([{"prompt_token_ids": prompt}], self.sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
-        return {"s": seconds, "token": output.outputs[0].token_ids[0], "cached": output.num_cached_tokens}
+        own_after, whole_after = processor_s()
+        return {"s": seconds, "token": output.outputs[0].token_ids[0], "cached": output.num_cached_tokens,
+                "kvpool_cpu_s": own_after - own, "cpu_s": whole_after - whole}  # fmt: skip
 
     def settle(self) -> None:
         """Until what was to be stored is."""
@@ -197,6 +210,9 @@ class Engine:
         own = random.Random(seed)
         return [own.choice(self.tokens) for _ in range(length)]
 
+    def loaded_bytes(self) -> int:
+        return self.mover.stats()["loaded_bytes"] if self.mover is not None else 0
+
     def measure(self, length: int, repeat: int) -> dict:
         document = repeat % self.options.documents
         prompt = self.prompt(length, f"{length} {document}")
@@ -209,6 +225,7 @@ class Engine:
                 self.settle()
             if phase == "again":
                 self.empty()
+            loaded = self.loaded_bytes()
             asked = self.ask(prompt)
             figure |= {f"{phase}_{name}": value for name, value in asked.items()}
             pages = self.pages.last()
@@ -221,6 +238,9 @@ class Engine:
                 token, sums = self.known[length, document]
                 wrong, all_pages = self.pages.wrong(sums, self.pages.sums(pages), whole)
                 figure |= {f"{phase}_wrong_pages": wrong, f"{phase}_pages": all_pages, f"{phase}_same": asked["token"] == token}
+            if phase == "again":
+                self.settle()
+                figure["again_bytes"] = self.loaded_bytes() - loaded
         return figure
 
     def mixed(self, length: int, seed: str) -> dict:
