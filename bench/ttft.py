@@ -13,7 +13,8 @@ What the link gives is measured first, by copies of 1 GiB of pinned memory, and 
 What saves time: --documents 1 computes one prompt of each length, in the first repeat, and asks for it again in all of them;
 --phases leaves out what is not wanted beside "cold". Before "again" vLLM's file tier has its memory emptied, too.
 
---mixed adds a new prompt of the longest length beside four requests that are answered, until all have ended.
+--mixed adds a new prompt of the longest length that comes while four requests are answered: its time to first token, and the
+time that each token of the others takes meanwhile (TPOT).
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer.
@@ -71,6 +72,10 @@ def median(figures: list[dict], name: str) -> float | None:
     return statistics.median(known) if known else None
 
 
+def percentile(values: list[float], percent: int) -> float:
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
+
+
 def cores(figures: list[dict], link_gbps: float) -> str:
     """While prompts were asked again: of the process, and of kvpool's threads, of these also at the link's rate."""
     again = [figure for figure in figures if "again_s" in figure]
@@ -113,8 +118,13 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
         said += [f"{count} {what} DIFFER" for count, what in zip(wrong(figures), ("PAGES", "TOKENS")) if count]
         print(f"{model:14} {system:15} {length:7} tokens: {', '.join(said)}", flush=True)
     if found["mixed"]:
-        seconds = median(found["mixed"], "s")
-        print(f"{model:14} {system:15} {max(options.tokens):7} tokens, new, beside others: {seconds:.3f} s", flush=True)
+        between = [seconds for mixed in found["mixed"] for seconds in mixed["tpot_s"]]
+        others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
+        seconds = median(found["mixed"], "ttft_s")
+        print(
+            f"{model:14} {system:15} {max(options.tokens):7} tokens beside others: {seconds:.3f} s; the others' TPOT {others}",
+            flush=True,
+        )
 
 
 def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:

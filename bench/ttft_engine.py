@@ -6,6 +6,7 @@ Writes what it measures to the file `out`, a line of JSON each, so that nothing 
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -244,15 +245,38 @@ class Engine:
         return figure
 
     def mixed(self, length: int, seed: str) -> dict:
-        """Seconds until a new prompt and four others, with 16 tokens each, are answered."""
-        new = {"prompt_token_ids": self.prompt(length, f"mixed {seed}")}
-        others = [{"prompt_token_ids": self.prompt(64, f"other {seed} {i}")} for i in range(4)]
-        sampling = self.sampling.clone()
-        sampling.max_tokens = 16
-        self.settle()
+        """A new prompt comes while four others are being answered: its time to the first token, and how long each token took
+        that the others got meanwhile."""
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        others, new = [f"other {seed} {i}" for i in range(4)], f"new {seed}"
+        prompts = {name: self.prompt(64, name) for name in others} | {new: self.prompt(length, new)}
+        times: dict[str, list[float]] = {name: [] for name in prompts}
+
+        def add(name: str, answer: int) -> None:
+            sampling = self.sampling.clone()
+            sampling.max_tokens, sampling.output_kind = answer, RequestOutputKind.CUMULATIVE  # each token at once
+            engine.add_request(name, {"type": "token", "prompt_token_ids": prompts[name]}, sampling)
+
+        def step() -> None:
+            for output in engine.step():
+                times[output.request_id].append(time.perf_counter())
+
+        for name in others:
+            add(name, 2000)
+        while min(len(times[name]) for name in others) < 8:
+            step()
         begin = time.perf_counter()
-        self.llm.generate([*others, new], sampling, use_tqdm=False)
-        return {"tokens": length, "s": time.perf_counter() - begin}
+        add(new, 1)
+        while not times[new]:
+            step()
+        engine.abort_request(others)
+        while engine.has_unfinished_requests():
+            engine.step()
+        self.settle()
+        between = [later - earlier for name in others for earlier, later in itertools.pairwise(times[name]) if later > begin]
+        return {"tokens": length, "ttft_s": times[new][0] - begin, "tpot_s": between}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -269,6 +293,7 @@ def run(options: argparse.Namespace) -> None:
             for length in options.tokens:
                 write(figure=engine.measure(length, repeat))
         if options.mixed:
+            engine.mixed(3000, "warm")
             for repeat in range(options.repeats):
                 write(mixed=engine.mixed(max(options.tokens), str(repeat)))
 
