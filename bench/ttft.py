@@ -3,6 +3,7 @@
 
     bench/ttft.py --models FOLDER --path FOLDER [--model llama-3.1-8b,...] [--tokens 16384,32768,65536,130944]
                   [--systems none,vllm-memory,kvpool-memory,...] [--repeats 5] [--json FILE]
+    bench/ttft.py --plot PAGE.html FILE...       the figures of earlier runs, joined
 
 FOLDER of --models has a folder with a config.json for each model; weights are random. Each system is a process of its
 own, since vLLM keeps one connector in it; --turns 2 runs them all again in the other order. In a process each length is
@@ -161,7 +162,8 @@ def names(known):
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("results", nargs="*", type=pathlib.Path, help="JSON files of earlier runs, for --plot")
+    parser.add_argument("--models", type=pathlib.Path)
     parser.add_argument("--path", type=pathlib.Path, default=pathlib.Path())
     parser.add_argument("--model", default="llama-3.1-8b")
     parser.add_argument("--tokens", type=numbers, default=[16384, 32768, 65536, 130944])
@@ -181,14 +183,23 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--timeout-s", type=float, default=900, help="for each system; what it has measured by then counts")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
+    if not options.models and not (options.plot and options.results):
+        parser.error("--models to measure, or --plot and the JSON files of earlier runs")
     options.documents = options.documents or options.repeats
     return options
 
 
 def main() -> int:
     options = parse_arguments()
-    results, missing = run_all(options)
+    results, missing = run_all(options) if options.models else ([], False)
+    if options.plot:
+        from reporting import first_tokens
+
+        for file in options.results:
+            results += json.loads(file.read_text())
+        options.plot.write_text(first_tokens.render(results), encoding="utf-8")
     if missing:
         return 2
     return 1 if any(wrong([figure for result in results for figure in result["figures"]])) else 0
