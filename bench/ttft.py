@@ -3,320 +3,206 @@
 
     bench/ttft.py --models FOLDER --path FOLDER [--model llama-3.1-8b,...] [--tokens 16384,32768,65536,130944]
                   [--systems none,vllm-memory,kvpool-memory,...] [--repeats 5] [--json FILE]
+    bench/ttft.py --plot PAGE.html FILE...       the figures of earlier runs, joined
 
 FOLDER of --models has a folder with a config.json for each model; weights are random. Each system is a process of its
 own, since vLLM keeps one connector in it; --turns 2 runs them all again in the other order. In a process each length is
 asked in turn, so that a slow minute meets all of them: a prompt that is new ("cold"), the same prompt at once, while it is
-still being stored ("soon"), from the GPU's own cache when it has been ("gpu"), then again with that cache emptied
-("again"). --mixed adds a new prompt of the longest length beside four requests that are answered ("mixed", until all have
-ended). What
-the link gives is measured first, by copies of 1 GiB of pinned memory, and told to kvpool.
+still being stored ("soon"), with the GPU's own cache emptied when it has been ("again"), then from that cache ("gpu").
+What the link gives is measured first, by copies of 1 GiB of pinned memory, and told to kvpool.
+
+What saves time: --documents 1 computes one prompt of each length, in the first repeat, and asks for it again in all of them;
+--phases leaves out what is not wanted beside "cold". Before "again" vLLM's file tier has its memory emptied, too.
+
+--mixed adds a new prompt of the longest length that comes while four requests are answered: its time to first token, and the
+time that each token of the others takes meanwhile (TPOT).
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer.
 
-Prints the medians; --json has every figure. Exit status: 0 measured; 1 a page or a token differed; 2 a system could not
-run, which is named.
+Prints the medians; --json has every figure. Processor time is that of the threads named kvpool-*, and of the whole process,
+while a prompt is asked again; in cores, over the time to first token, and over the bytes' time on the link.
+Exit status: 0 measured; 1 a page or a token differed; 2 a system could not run, which is named.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import ttft_engine
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONHASHSEED": "0",
 }  # fmt: skip
-GIB = 1 << 30
-SETTLE_S = 120
+CHECKED = ("soon", "again", "gpu")
 
 
-def kvpool(devices: list[dict], link: float, **pool) -> dict:
-    if link > 0:
-        pool["link"] = f"{link:.0f}GB/s"
-    return {
-        "kv_connector": "KVPoolConnector", "kv_role": "kv_both", "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"config": {"pool": {"buffers": "4GiB", "staging": "1GiB", **pool}, "device": devices}},
-    }  # fmt: skip
+def run_system(system: str, model: str, options: argparse.Namespace) -> tuple[dict, bool]:
+    """What was measured, and whether that is all."""
+    name = f"{model}, {system}"
+    log = options.path / f"ttft-{model}-{system}.log"
+    lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
+    with tempfile.TemporaryDirectory(dir=options.path, prefix="ttft-") as folder, open(log, "w", encoding="utf-8") as output:
+        out = pathlib.Path(folder) / "figures"
+        given = vars(options) | {"system": system, "model": model, "folder": folder, "out": out}
+        command = [sys.executable, ttft_engine.__file__, json.dumps(given, default=str)]
+        try:
+            status = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=output, stderr=output, check=False,
+                                    timeout=options.timeout_s).returncode  # fmt: skip
+            ended = f"status {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            ended = f"not done after {options.timeout_s:.0f} s"
+        if ended:
+            print(f"{name}: {ended}, see {log}", flush=True)
+        for left in pathlib.Path("/dev/shm").glob(f"vllm_offload_{pathlib.Path(folder).name}*"):
+            left.unlink()  # what vLLM's file tier leaves behind
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    found = {kinds: [line[kind] for line in lines if kind in line] for kind, kinds in (("figure", "figures"), ("mixed", "mixed"))}
+    return (lines[0] if lines else {}) | found, not ended
 
 
-def offloading(**extra) -> dict:
-    return {"kv_connector": "OffloadingConnector", "kv_role": "kv_both",
-            "kv_connector_extra_config": {"block_size": 256, **extra}}  # fmt: skip
+def median(figures: list[dict], name: str) -> float | None:
+    known = [figure[name] for figure in figures if name in figure]
+    return statistics.median(known) if known else None
 
 
-def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int, link: float) -> dict[str, dict | None]:
-    """name -> kv_transfer_config. link: to the GPU, in GB/s; 0: none."""
-    memory = {"kind": "memory", "size": f"{memory_gib}GiB"}
-    quarter = {"kind": "memory", "size": f"{memory_gib // 4}GiB"}
-    capped = quarter | {"limit_read": "13GB/s"}  # as an SSD
-    disk = {"kind": "file", "path": str(folder / "pool"), "size": f"{disk_gib}GiB"}
-    tier = {"type": "fs", "root_dir": str(folder / "tier")}
-    return {
-        "none": None,
-        "vllm-memory": offloading(cpu_bytes_to_use=memory_gib * GIB),
-        "vllm-disk": offloading(cpu_bytes_to_use=4 * GIB, spec_name="TieringOffloadingSpec", secondary_tiers=[tier]),
-        "lmcache-memory": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
-        "kvpool-memory": kvpool([memory], link),
-        "kvpool-both": kvpool([memory, disk], link),
-        "kvpool-disk": kvpool([disk], link),
-        "kvpool-spill": kvpool([memory | {"size": "9GiB"}, disk], link),  # 128K tokens of LLaMA-3.1-8B do not fit into memory
-        "kvpool-capped": kvpool([quarter, quarter, capped, capped], link, placement="equal"),  # half of it on the two
-    }
+def percentile(values: list[float], percent: int) -> float:
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
 
 
-class Pages:
-    """Sums of the pages that a request had when it ended."""
+def cores(figures: list[dict], link_gbps: float) -> str:
+    """While prompts were asked again: of the process, and of kvpool's threads, of these also at the link's rate."""
+    again = [figure for figure in figures if "again_s" in figure]
 
-    def __init__(self, engine_core):
-        self._manager = engine_core.scheduler.kv_cache_manager
-        config = engine_core.scheduler.kv_cache_config
-        layers = engine_core.vllm_config.compilation_config.static_forward_context
-        self._groups = [(group.kv_cache_spec.block_size, [layers[name].kv_cache for name in group.layer_names])
-                        for group in config.kv_cache_groups]  # fmt: skip
-        self._freed: tuple[list[int], ...] = ()
-        free = self._manager.free
+    def of(cpu: str, seconds) -> str:
+        return f"{statistics.median(figure[cpu] / seconds(figure) for figure in again):.2f}"
 
-        def watched(request):
-            self._freed = tuple(list(ids) for ids in self._manager.get_block_ids(request.request_id))
-            free(request)
-
-        self._manager.free = watched
-
-    def last(self) -> tuple[list[int], ...]:
-        """The pages of the request that ended last, of each group."""
-        return self._freed
-
-    def sums(self, pages: tuple[list[int], ...]) -> list[dict]:
-        """Of each group, page of the context -> [layers]."""
-        import torch
-
-        made = []
-        for (_, layers), ids in zip(self._groups, pages):
-            there = [(index, page) for index, page in enumerate(ids) if page != 0]
-            sums = []
-            for layer in layers:
-                layer = layer[0] if isinstance(layer, list) else layer
-                pages = torch.tensor([page for _, page in there], device=layer.device)
-                sums.append(torch.cat([self._sum(layer[some]) for some in pages.split(1024)]).tolist())
-            made.append({index: of_layers for (index, _), of_layers in zip(there, zip(*sums))})
-        return made
-
-    @staticmethod
-    def _sum(pages):
-        import torch
-
-        words = pages.contiguous().view(torch.int32).flatten(1)
-        weights = torch.arange(1, 2 * words.shape[1], 2, dtype=torch.int32, device=words.device) * 0x9E3779B
-        return (words * weights).sum(dim=1, dtype=torch.int64)
-
-    def wrong(self, first: list[dict], second: list[dict], tokens: int) -> tuple[int, int]:
-        """In how many pages they differ, of how many that both have, of so many leading tokens."""
-        equal = [
-            sums == others[index]
-            for (page_tokens, _), one, others in zip(self._groups, first, second)
-            for index, sums in one.items()
-            if index in others and (index + 1) * page_tokens <= tokens
-        ]
-        return equal.count(False), len(equal)
+    said = f"; {of('again_cpu_s', lambda figure: figure['again_s'])} cores"
+    if all(figure["again_bytes"] for figure in again):
+        said += f", of them kvpool's {of('again_kvpool_cpu_s', lambda figure: figure['again_s'])}"
+        if link_gbps:
+            said += f" ({of('again_kvpool_cpu_s', lambda figure: figure['again_bytes'] / link_gbps / 1e9)} at the link's rate)"
+    return said
 
 
-class Child:
-    """One engine."""
-
-    def __init__(self, options: argparse.Namespace):
-        from vllm import LLM, SamplingParams
-
-        folder = pathlib.Path(options.child)
-        self.link_gbps = link_gbps()
-        transfer = systems(folder, options.memory_gib, options.disk_gib, self.link_gbps)[options.system]
-        more = {"kv_transfer_config": transfer} if transfer else {}
-        self.llm = LLM(model=str(options.models / options.model), load_format="dummy", skip_tokenizer_init=True,
-                       dtype=options.dtype, max_model_len=max(3000, *options.tokens) + 16,
-                       max_num_batched_tokens=options.batched_tokens, gpu_memory_utilization=options.gpu_memory,
-                       enforce_eager=options.eager, disable_log_stats=True, **more)  # fmt: skip
-        self.sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=1)
-        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
-        self.tokens = range(100, min(vocabulary, 100_000) - 1)
-        self.pages = Pages(self.llm.llm_engine.engine_core.engine_core)
-
-    def ask(self, prompt: list[int]) -> tuple[float, int, int]:
-        """Seconds, the token, and how many tokens were not computed."""
-        begin = time.perf_counter()
-        [output] = self.llm.generate([{"prompt_token_ids": prompt}], self.sampling, use_tqdm=False)
-        seconds = time.perf_counter() - begin
-        return seconds, output.outputs[0].token_ids[0], output.num_cached_tokens
-
-    def settle(self) -> None:
-        """Until what was to be stored is."""
-        connector = getattr(self.llm.llm_engine.engine_core.engine_core.scheduler, "connector", None)
-        mover = getattr(getattr(getattr(connector, "_scheduler", None), "_engine", None), "mover", None)
-        deadline = time.monotonic() + SETTLE_S
-        if mover is None:
-            time.sleep(3 if connector is not None else 0)
-            self.ask([7] * 20)  # a step, in which others take note of what has ended
-            return
-        while mover.stats()["jobs_under_way"] > 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-    def prompt(self, length: int, seed: str) -> list[int]:
-        own = random.Random(seed)
-        return [own.choice(self.tokens) for _ in range(length)]
-
-    def mixed(self, length: int, seed: int) -> float:
-        """Seconds until a new prompt and four others, with 16 tokens each, are answered."""
-        long = {"prompt_token_ids": self.prompt(length, f"mixed {seed}")}
-        others = [{"prompt_token_ids": self.prompt(64, f"other {seed} {i}")} for i in range(4)]
-        sampling = self.sampling.clone()
-        sampling.max_tokens = 16
-        begin = time.perf_counter()
-        self.llm.generate([*others, long], sampling, use_tqdm=False)
-        return time.perf_counter() - begin
-
-    def measure(self, length: int, seed: int) -> dict:
-        prompt = self.prompt(length, f"{length} {seed}")
-        figures = {"tokens": length}
-        for name in ("cold", "soon", "gpu", "again"):
-            if name in ("gpu", "again"):
-                self.settle()
-            if name == "again":
-                self.llm.reset_prefix_cache()
-            figures[name + "_s"], token, figures[name + "_cached"] = self.ask(prompt)
-            figures["same"] = token == figures.setdefault("token", token) and figures.get("same", True)
-            if name == "cold":  # looked at when "soon" is over
-                first = self.pages.last()
-                continue
-            if name == "soon":
-                computed = self.pages.sums(first)
-            sums = self.pages.sums(self.pages.last())
-            figures[name + "_wrong_pages"], figures[name + "_pages"] = self.pages.wrong(computed, sums, figures[name + "_cached"])
-        return figures
+def hit(figures: list[dict]) -> str:
+    cached = [figure["again_cached"] for figure in figures if "again_cached" in figure]
+    hits = sum(tokens > 0 for tokens in cached)
+    if hits == 0:
+        return "no hit"
+    return f"{statistics.median(cached):.0f} not computed" + (f", hit in {hits} of {len(cached)}" if hits < len(cached) else "")
 
 
-def link_gbps() -> float:
-    """Of one copy to the GPU, from memory that is pinned; 0 where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 0.0
-    source, target = torch.empty(GIB, dtype=torch.uint8, pin_memory=True), torch.empty(GIB, dtype=torch.uint8, device="cuda")
-    best = 0.0
-    for _ in range(5):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        target.copy_(source, non_blocking=True)
-        torch.cuda.synchronize()
-        best = max(best, GIB / (time.perf_counter() - begin) / 1e9)
-    del target
-    torch.cuda.empty_cache()
-    return best
-
-
-def run_child(options: argparse.Namespace) -> None:
-    child = Child(options)
-    child.ask([5] * 3000)  # the first step of an engine takes longer
-    figures, mixed = [], []
-    for seed in range(options.repeats):
-        figures += [child.measure(length, seed) for length in options.tokens]
-        if options.mixed:
-            child.settle()
-            mixed.append(child.mixed(max(options.tokens), seed))
-    print(json.dumps({"link_gbps": child.link_gbps, "mixed_s": mixed, "figures": figures}), flush=True)
-    os._exit(0)
-
-
-def run_system(system: str, model: str, options: argparse.Namespace) -> dict | None:
-    with tempfile.TemporaryDirectory(dir=options.path, prefix="ttft-") as folder:
-        command = [sys.executable, __file__, "--child", folder, "--system", system, "--model", model, "--models", str(options.models),
-                   "--tokens", ",".join(map(str, options.tokens)), "--repeats", str(options.repeats), "--dtype", options.dtype,
-                   "--memory-gib", str(options.memory_gib), "--disk-gib", str(options.disk_gib),
-                   "--gpu-memory", str(options.gpu_memory), "--batched-tokens", str(options.batched_tokens)]  # fmt: skip
-        command += [f"--{name}" for name in ("eager", "mixed") if getattr(options, name)]
-        lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
-        log = options.path / f"ttft-{model}-{system}.log"
-        with open(log, "w", encoding="utf-8") as errors:
-            try:
-                done = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=subprocess.PIPE, stderr=errors,
-                                      check=False, timeout=options.timeout_s)  # fmt: skip
-            except subprocess.TimeoutExpired:
-                print(f"{model}, {system}: not done after {options.timeout_s:.0f} s, see {log}", flush=True)
-                return None
-        if done.returncode != 0:
-            print(f"{model}, {system}: status {done.returncode}, see {log}", flush=True)
-            return None
-        return json.loads(done.stdout.splitlines()[-1])
-
-
-def median(figures: list[dict], length: int, name: str) -> float:
-    return statistics.median(figure[name] for figure in figures if figure["tokens"] == length)
-
-
-def wrong_pages(figure: dict) -> int:
-    return sum(figure[f"{name}_wrong_pages"] for name in ("soon", "gpu", "again"))
+def wrong(figures: list[dict]) -> tuple[int, int]:
+    """Pages and tokens that are not the computed ones."""
+    pages = sum(figure.get(f"{phase}_wrong_pages", 0) for figure in figures for phase in CHECKED)
+    return pages, sum(not figure.get(f"{phase}_same", True) for figure in figures for phase in CHECKED)
 
 
 def show(model: str, system: str, found: dict, options: argparse.Namespace) -> None:
     for length in options.tokens:
-        cold, soon, gpu, again = (median(found["figures"], length, f"{name}_s") for name in ("cold", "soon", "gpu", "again"))
-        cached = median(found["figures"], length, "again_cached")
-        wrong = sum(wrong_pages(figure) for figure in found["figures"] if figure["tokens"] == length)
-        print(f"{model:14} {system:15} {length:7} tokens: cold {cold:7.3f} s, GPU's own {soon:6.3f} s at once and {gpu:6.3f} s, again {again:7.3f} s "
-              f"({cached:.0f} not computed){f', {wrong} PAGES DIFFER' if wrong else ''}", flush=True)  # fmt: skip
-    if found["mixed_s"]:
-        print(f"{model:14} {system:15} {max(options.tokens):7} tokens, new, beside others: {statistics.median(found['mixed_s']):.3f} s", flush=True)
+        figures = [figure for figure in found["figures"] if figure["tokens"] == length]
+        said = []
+        for phase, words in (("cold", "cold"), ("soon", "at once"), ("gpu", "GPU's own"), ("again", "again")):
+            seconds = median(figures, f"{phase}_s")
+            if seconds is not None:
+                said.append(f"{words} {seconds:.3f} s")
+                if phase == "again":
+                    said[-1] += f" ({hit(figures)}{cores(figures, found['link_gbps'])})"
+        said += [f"{count} {what} DIFFER" for count, what in zip(wrong(figures), ("PAGES", "TOKENS")) if count]
+        print(f"{model:14} {system:15} {length:7} tokens: {', '.join(said)}", flush=True)
+    if found["mixed"]:
+        between = [seconds for mixed in found["mixed"] for seconds in mixed["tpot_s"]]
+        others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
+        seconds = median(found["mixed"], "ttft_s")
+        print(
+            f"{model:14} {system:15} {max(options.tokens):7} tokens beside others: {seconds:.3f} s; the others' TPOT {others}",
+            flush=True,
+        )
+
+
+def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
+    results, missing = [], False
+    for turn in range(options.turns):
+        order = options.systems[:: -1 if turn % 2 else 1]
+        for model in options.model.split(","):
+            for system in order:
+                found, whole = run_system(system, model, options)
+                missing = missing or not whole
+                if not found["figures"] and not found["mixed"]:
+                    continue
+                show(model, system, found, options)
+                results.append({"model": model, "system": system, "turn": turn, **found})
+                if options.json:
+                    options.json.write_text(json.dumps(results))
+    return results, missing
 
 
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def main() -> int:
+def names(known):
+    def parse(text: str) -> list[str]:
+        chosen = [part for part in text.split(",") if part]
+        unknown = [part for part in chosen if part not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+        return chosen
+
+    return parse
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("results", nargs="*", type=pathlib.Path, help="JSON files of earlier runs, for --plot")
+    parser.add_argument("--models", type=pathlib.Path)
     parser.add_argument("--path", type=pathlib.Path, default=pathlib.Path())
     parser.add_argument("--model", default="llama-3.1-8b")
     parser.add_argument("--tokens", type=numbers, default=[16384, 32768, 65536, 130944])
-    parser.add_argument("--systems", default="none,vllm-memory,lmcache-memory,kvpool-memory")
+    known = list(ttft_engine.systems(pathlib.Path(), 40, 30, 0))
+    parser.add_argument("--systems", type=names(known), default=["none", "vllm-memory", "lmcache-memory", "kvpool-memory"],
+                        help=", ".join(known))  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--documents", type=int, help="of each length; a new one each repeat")
+    parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
+    parser.add_argument("--mixed", action="store_true", help="measure a new prompt beside others, too")
     parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
     parser.add_argument("--disk-gib", type=int, default=30)
     parser.add_argument("--gpu-memory", type=float, default=0.9)
     parser.add_argument("--batched-tokens", type=int, default=16384)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
-    parser.add_argument("--mixed", action="store_true", help="measure a new prompt beside others, too")
-    parser.add_argument("--timeout-s", type=float, default=900)
+    parser.add_argument("--timeout-s", type=float, default=900, help="for each system; what it has measured by then counts")
     parser.add_argument("--json", type=pathlib.Path)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--system", help=argparse.SUPPRESS)
+    parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
-    if options.child:
-        run_child(options)
-    results, missing = [], False
-    for turn in range(options.turns):
-        order = options.systems.split(",")[:: -1 if turn % 2 else 1]
-        for model in options.model.split(","):
-            for system in order:
-                found = run_system(system, model, options)
-                missing = missing or found is None
-                if found is None:
-                    continue
-                show(model, system, found, options)
-                results.append({"model": model, "system": system, "turn": turn, **found})
-                if options.json:
-                    options.json.write_text(json.dumps(results))
+    if not options.models and not (options.plot and options.results):
+        parser.error("--models to measure, or --plot and the JSON files of earlier runs")
+    options.documents = options.documents or options.repeats
+    return options
+
+
+def main() -> int:
+    options = parse_arguments()
+    results, missing = run_all(options) if options.models else ([], False)
+    if options.plot:
+        from reporting import first_tokens
+
+        for file in options.results:
+            results += json.loads(file.read_text())
+        options.plot.write_text(first_tokens.render(results), encoding="utf-8")
     if missing:
         return 2
-    figures = [figure for result in results for figure in result["figures"]]
-    return 1 if any(not figure["same"] or wrong_pages(figure) for figure in figures) else 0
+    return 1 if any(wrong([figure for result in results for figure in result["figures"]])) else 0
 
 
 if __name__ == "__main__":
