@@ -176,6 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
     parser.add_argument("--mixed", action="store_true", help="measure a new prompt beside others, too")
     parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
+    parser.add_argument("--probe", metavar="KVPOOL", help="the command kvpool, to measure disks with before the pool is made")
     parser.add_argument("--disk-gib", type=int, default=30)
     parser.add_argument("--gpu-memory", type=float, default=0.9)
     parser.add_argument("--batched-tokens", type=int, default=16384)

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import subprocess
 import sys
 import time
 import traceback
@@ -55,6 +56,17 @@ def systems(folder: pathlib.Path, memory_gib: int, disk_gib: int, link: float) -
         "kvpool-spill": kvpool([part, disk], link),
         "kvpool-capped": kvpool([quarter, quarter, capped, capped], link, placement="equal"),  # half of it on the two
     }
+
+
+def probe(command: str, folder: pathlib.Path, transfer: dict) -> None:
+    """Measures the pool's devices, and has it use that; a pool's own look at its start is shorter than a disk's bursts."""
+    import tomli_w
+
+    extra = transfer["kv_connector_extra_config"]
+    path = folder / "kvpool.toml"
+    path.write_text(tomli_w.dumps(extra["config"]))
+    subprocess.run([command, "probe", "--config", str(path), "--no-sweep"], check=True, stdout=sys.stderr)
+    extra["config"] = str(path)
 
 
 def reach(thing, path: str):
@@ -154,7 +166,10 @@ class Engine:
 
         self.options = options
         self.link_gbps = link_gbps()
-        transfer = systems(pathlib.Path(options.folder), options.memory_gib, options.disk_gib, self.link_gbps)[options.system]
+        folder = pathlib.Path(options.folder)
+        transfer = systems(folder, options.memory_gib, options.disk_gib, self.link_gbps)[options.system]
+        if options.probe and options.system in ("kvpool-both", "kvpool-disk", "kvpool-spill"):
+            probe(options.probe, folder, transfer)
         more = {"kv_transfer_config": transfer} if transfer else {}
         self.llm = LLM(model=str(pathlib.Path(options.models) / options.model), load_format="dummy", skip_tokenizer_init=True,
                        dtype=options.dtype, max_model_len=max(3000, *options.tokens) + 16,
