@@ -53,7 +53,12 @@ std::vector<kvpool_key> keys_from(nb::handle object) {
     return keys;
   }
   Kept kept;
-  const Memory memory = memory_of(object, false, kept);
+  Memory memory;
+  try {
+    memory = memory_of(object, false, kept);
+  } catch (const nb::builtin_exception&) {
+    refuse("keys are a list of 16 bytes each, or one buffer of them all");
+  }
   if (memory.bytes % key_bytes != 0) refuse("keys are 16 bytes each");
   for (size_t at = 0; at < memory.bytes; at += key_bytes) {
     keys.push_back(key_at(static_cast<const std::byte*>(memory.data) + at));
@@ -116,7 +121,10 @@ void set_chain(Order& order, const Consumer& consumer, const Namespace& ns, nb::
   if (ns.pool != consumer.pool()->id()) refuse("the namespace is of another pool than the consumer");
   order.request.ns = ns.number;
   order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
-  if (!keys.is_none()) order.keys = keys_from(keys);
+  if (!keys.is_none()) {
+    order.keys = keys_from(keys);
+    if (order.keys.empty()) refuse("there are no keys; one or more are wanted");
+  }
   order.request.blocks = static_cast<uint32_t>(order.keys.size());
   if (!parent) return;
   order.request.has_parent = 1;
@@ -146,11 +154,15 @@ void take_run(Order& order, const Consumer& consumer, const Pin& pin, uint32_t b
   order.request.pin = pin.number();
   if (pin.number() == 0) refuse("the pin is released");
   if (!pin.is_of(*consumer.pool())) refuse("the pin is of another pool than the consumer");
-  if (block_first > pin.blocks() || blocks.value_or(0) > pin.blocks() - block_first) {
-    refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks");
+  const uint32_t left = pin.blocks() - std::min(block_first, pin.blocks());
+  const uint32_t wanted = blocks.value_or(left);
+  if (wanted == 0 || wanted > left) {
+    refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks; block_first " +
+           std::to_string(block_first) + " and blocks " + std::to_string(wanted) +
+           " choose none of it, or more");
   }
   order.request.block_first = block_first;
-  order.request.blocks = blocks.value_or(pin.blocks() - block_first);
+  order.request.blocks = wanted;
 }
 
 std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::handle keys_or_pin,
@@ -167,10 +179,14 @@ std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::h
     order.kept.push_back(pin);  // it outlives the request
   } else {
     set_chain(order, consumer, ns, keys_or_pin, {}, timeout_s);
+    if (block_first != 0 || blocks.value_or(order.request.blocks) != order.request.blocks) {
+      refuse("block_first and blocks choose a part of a pin's run; of keys, pass those that are wanted");
+    }
   }
   if (segment_first >= ns.segments() || segment_count.value_or(1) > ns.segments() - segment_first ||
       segment_count == 0U) {
-    refuse("a block has " + std::to_string(ns.segments()) + " segments");
+    refuse("a block has " + std::to_string(ns.segments()) +
+           " segments; segment_first and segment_count choose none, or more");
   }
   order.request.segment_first = segment_first;
   order.request.segment_count = segment_count.value_or(ns.segments() - segment_first);
