@@ -220,13 +220,17 @@ std::shared_ptr<Request> remove(Consumer& consumer, const Namespace& ns, nb::han
   return consumer.send(std::move(order));
 }
 
-nb::object region(const std::shared_ptr<Consumer>& consumer) {
+using Region = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>;
+
+Region region(const std::shared_ptr<Consumer>& consumer) {
   const std::span<std::byte> bytes = consumer->region();
   const nb::capsule owner(new Consumer::Lent(consumer),
                           [](void* lent) noexcept { delete static_cast<Consumer::Lent*>(lent); });
-  return nb::cast(
-      nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>(bytes.data(), {bytes.size()}, owner),
-      nb::rv_policy::reference);
+  return Region(bytes.data(), {bytes.size()}, owner);
+}
+
+nb::object status_of(const Result& result) {
+  return nb::module_::import_("kvpool.errors").attr("Status")(static_cast<int>(result.status));
 }
 
 void bind_results(nb::module_& module) {
@@ -240,12 +244,12 @@ void bind_results(nb::module_& module) {
           "__exit__", [](Pin& pin, nb::handle, nb::handle, nb::handle) { pin.release(); }, nb::arg().none(),
           nb::arg().none(), nb::arg().none());
   nb::class_<Result>(module, "Result", "What a request came to.")
-      .def_prop_ro("status", [](const Result& result) { return static_cast<int>(result.status); })
+      .def_prop_ro("status", &status_of)
       .def_ro("blocks", &Result::blocks)
       .def_ro("segments", &Result::segments)
       .def_ro("bytes", &Result::bytes)
       .def_ro("estimate_s", &Result::estimate_s)
-      .def_ro("pin", &Result::pin)
+      .def_ro("pin", &Result::pin, nb::for_getter(nb::sig("def pin(self) -> Pin | None")))
       .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; });
   nb::class_<Request>(module, "Request", "A request under way: a future, and an awaitable.")
       .def("done", &Request::done)
@@ -255,8 +259,10 @@ void bind_results(nb::module_& module) {
       .def("cancel", &Request::cancel)
       .def_prop_ro("progress", &Request::progress)
       .def_prop_ro("consumer", &Request::consumer)
-      .def("__await__",
-           [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); });
+      .def(
+          "__await__",
+          [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); },
+          nb::sig("def __await__(self) -> collections.abc.Generator[typing.Any, None, Result]"));
 }
 
 }  // namespace
@@ -286,7 +292,7 @@ void bind_consumer(nb::module_& module) {
       .def_static("open", &Consumer::open, "pool"_a, "name"_a, "region_bytes"_a)
       .def("close", &Consumer::close, "timeout_s"_a = -1.0)
       .def_prop_ro("closed", &Consumer::closed)
-      .def_prop_ro("region", &region)
+      .def_prop_ro("region", &region, nb::rv_policy::reference)
       .def("poll", &Consumer::poll)
       .def("fileno", &Consumer::event_fd)
       .def("arm", &Consumer::arm)

@@ -225,8 +225,9 @@ void bind_pool(nb::module_& module) {
                                         .flat = flat});
           },
           "name"_a, "block_tokens"_a, "segment_bytes"_a, "window"_a, "flat"_a)
-      .def("stats", &Pool::stats)
-      .def("device_stats", &Pool::device_stats);
+      .def("stats", &Pool::stats, nb::sig("def stats(self) -> dict[str, int | float]"))
+      .def("device_stats", &Pool::device_stats,
+           nb::sig("def device_stats(self) -> list[dict[str, typing.Any]]"));
 }
 
 }  // namespace kvpool::python
