@@ -233,12 +233,35 @@ nb::object status_of(const Result& result) {
   return nb::module_::import_("kvpool.errors").attr("Status")(static_cast<int>(result.status));
 }
 
+std::string describe(const Pin& pin) {
+  return "<kvpool.Pin: " + std::to_string(pin.blocks()) + " blocks, " +
+         (pin.number() != 0 ? "held>" : "released>");
+}
+
+std::string describe(const Result& result) {
+  return std::string("<kvpool.Result: ") + kvpool_status_string(result.status) + ", " +
+         std::to_string(result.blocks) + " blocks, " + std::to_string(result.bytes) +
+         (result.pin != nullptr ? " bytes, with a pin>" : " bytes>");
+}
+
+std::string describe(const Request& request) {
+  if (!request.done()) return "<kvpool.Request: under way>";
+  return request.released() ? "<kvpool.Request: done>"
+                            : "<kvpool.Request: done, its buffers not yet released>";
+}
+
+template <class Object>
+std::string repr(const Object& object) {
+  return describe(object);
+}
+
 void bind_results(nb::module_& module) {
   nb::class_<Pin>(module, "Pin",
                   "A pinned run: its blocks stay while it is held. release() or a with-block gives it back.")
       .def("release", &Pin::release)
       .def_prop_ro("held", [](const Pin& pin) { return pin.number() != 0; })
       .def_prop_ro("blocks", &Pin::blocks)
+      .def("__repr__", &repr<Pin>)
       .def("__enter__", [](std::shared_ptr<Pin> pin) { return pin; })
       .def(
           "__exit__", [](Pin& pin, nb::handle, nb::handle, nb::handle) { pin.release(); }, nb::arg().none(),
@@ -250,15 +273,18 @@ void bind_results(nb::module_& module) {
       .def_ro("bytes", &Result::bytes)
       .def_ro("estimate_s", &Result::estimate_s)
       .def_ro("pin", &Result::pin, nb::for_getter(nb::sig("def pin(self) -> Pin | None")))
-      .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; });
+      .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; })
+      .def("__repr__", &repr<Result>);
   nb::class_<Request>(module, "Request", "A request under way: a future, and an awaitable.")
-      .def("done", &Request::done)
+      .def("done", &Request::done, "Whether its result was taken: by result(), an await, or Consumer.poll().")
+      .def("cancelled", &Request::cancelled, "Whether it is done, and ended early since it was to.")
       .def("released", &Request::released)
       .def("result", &Request::result, "timeout_s"_a = -1.0)
       .def("wait_released", &Request::wait_released, "timeout_s"_a = -1.0)
       .def("cancel", &Request::cancel)
       .def_prop_ro("progress", &Request::progress)
       .def_prop_ro("consumer", &Request::consumer)
+      .def("__repr__", &repr<Request>)
       .def(
           "__await__",
           [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); },
@@ -293,9 +319,10 @@ void bind_consumer(nb::module_& module) {
       .def("close", &Consumer::close, "timeout_s"_a = -1.0)
       .def_prop_ro("closed", &Consumer::closed)
       .def_prop_ro("region", &region, nb::rv_policy::reference)
-      .def("poll", &Consumer::poll)
-      .def("fileno", &Consumer::event_fd)
-      .def("arm", &Consumer::arm)
+      .def("poll", &Consumer::poll,
+           "Takes what has ended, without waiting: done(), released() and progress of requests tell it then.")
+      .def("fileno", &Consumer::event_fd, "Becomes readable when something ends after arm() was true.")
+      .def("arm", &Consumer::arm, "False: something has ended meanwhile; poll() first.")
       .def("match", &match, "ns"_a, "keys"_a, "parent"_a = nb::none(), "pin"_a = true)
       .def("store", &store, "ns"_a, "keys"_a, "buffers"_a, "parent"_a = nb::none(), "timeout_s"_a = -1.0)
       .def("retrieve", &retrieve, "ns"_a, "keys"_a, "buffers"_a, "block_first"_a = 0, "blocks"_a = nb::none(),

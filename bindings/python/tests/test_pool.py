@@ -281,6 +281,21 @@ def test_requests_for_nothing_are_refused_with_the_reason(pool, ns):
             refused()
 
 
+def test_objects_say_what_they_are(pool, ns):
+    consumer = pool.consumer()
+    request = consumer.store(ns, keys_of(2), payload(2))
+    assert repr(request) == "<kvpool.Request: under way>" and not request.cancelled()
+    request.wait_released(10)
+    assert repr(request) == "<kvpool.Request: done>" and not request.cancelled()
+    found = consumer.match(ns, keys_of(2)).result(10)
+    assert repr(found) == f"<kvpool.Result: ok, 2 blocks, {2 * BLOCK_BYTES} bytes, with a pin>"
+    assert found.status is kvpool.Status.OK
+    assert repr(found.pin) == "<kvpool.Pin: 2 blocks, held>"
+    found.pin.release()
+    assert repr(found.pin) == "<kvpool.Pin: 2 blocks, released>"
+    assert repr(ns) == f"<kvpool.Namespace 'demo': {BLOCK_BYTES} bytes in 3 segments for 16 tokens>"
+
+
 def test_a_closed_pool_says_so(pool, ns):
     consumer = pool.consumer()
     pool.close()
