@@ -108,7 +108,7 @@ run_part() {
   heading "$part: install"
   case $part in
     python)
-      environment python numpy || { no_environment "$part" $? "its packages"; return; }
+      environment python numpy mypy || { no_environment "$part" $? "its packages"; return; }
       tests python bindings/python/tests connectors/vllm/tests ;;
     vllm-0.32)
       has_room "$part" || return

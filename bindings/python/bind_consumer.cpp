@@ -53,7 +53,12 @@ std::vector<kvpool_key> keys_from(nb::handle object) {
     return keys;
   }
   Kept kept;
-  const Memory memory = memory_of(object, false, kept);
+  Memory memory;
+  try {
+    memory = memory_of(object, false, kept);
+  } catch (const nb::builtin_exception&) {
+    refuse("keys are a list of 16 bytes each, or one buffer of them all");
+  }
   if (memory.bytes % key_bytes != 0) refuse("keys are 16 bytes each");
   for (size_t at = 0; at < memory.bytes; at += key_bytes) {
     keys.push_back(key_at(static_cast<const std::byte*>(memory.data) + at));
@@ -116,7 +121,10 @@ void set_chain(Order& order, const Consumer& consumer, const Namespace& ns, nb::
   if (ns.pool != consumer.pool()->id()) refuse("the namespace is of another pool than the consumer");
   order.request.ns = ns.number;
   order.request.timeout_us = timeout_s < 0 ? 0 : std::max<uint64_t>(1, microseconds(timeout_s));
-  if (!keys.is_none()) order.keys = keys_from(keys);
+  if (!keys.is_none()) {
+    order.keys = keys_from(keys);
+    if (order.keys.empty()) refuse("there are no keys; one or more are wanted");
+  }
   order.request.blocks = static_cast<uint32_t>(order.keys.size());
   if (!parent) return;
   order.request.has_parent = 1;
@@ -146,11 +154,15 @@ void take_run(Order& order, const Consumer& consumer, const Pin& pin, uint32_t b
   order.request.pin = pin.number();
   if (pin.number() == 0) refuse("the pin is released");
   if (!pin.is_of(*consumer.pool())) refuse("the pin is of another pool than the consumer");
-  if (block_first > pin.blocks() || blocks.value_or(0) > pin.blocks() - block_first) {
-    refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks");
+  const uint32_t left = pin.blocks() - std::min(block_first, pin.blocks());
+  const uint32_t wanted = blocks.value_or(left);
+  if (wanted == 0 || wanted > left) {
+    refuse("the pin's run has " + std::to_string(pin.blocks()) + " blocks; block_first " +
+           std::to_string(block_first) + " and blocks " + std::to_string(wanted) +
+           " choose none of it, or more");
   }
   order.request.block_first = block_first;
-  order.request.blocks = blocks.value_or(pin.blocks() - block_first);
+  order.request.blocks = wanted;
 }
 
 std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::handle keys_or_pin,
@@ -167,10 +179,14 @@ std::shared_ptr<Request> retrieve(Consumer& consumer, const Namespace& ns, nb::h
     order.kept.push_back(pin);  // it outlives the request
   } else {
     set_chain(order, consumer, ns, keys_or_pin, {}, timeout_s);
+    if (block_first != 0 || blocks.value_or(order.request.blocks) != order.request.blocks) {
+      refuse("block_first and blocks choose a part of a pin's run; of keys, pass those that are wanted");
+    }
   }
   if (segment_first >= ns.segments() || segment_count.value_or(1) > ns.segments() - segment_first ||
       segment_count == 0U) {
-    refuse("a block has " + std::to_string(ns.segments()) + " segments");
+    refuse("a block has " + std::to_string(ns.segments()) +
+           " segments; segment_first and segment_count choose none, or more");
   }
   order.request.segment_first = segment_first;
   order.request.segment_count = segment_count.value_or(ns.segments() - segment_first);
@@ -204,13 +220,39 @@ std::shared_ptr<Request> remove(Consumer& consumer, const Namespace& ns, nb::han
   return consumer.send(std::move(order));
 }
 
-nb::object region(const std::shared_ptr<Consumer>& consumer) {
+using Region = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>;
+
+Region region(const std::shared_ptr<Consumer>& consumer) {
   const std::span<std::byte> bytes = consumer->region();
   const nb::capsule owner(new Consumer::Lent(consumer),
                           [](void* lent) noexcept { delete static_cast<Consumer::Lent*>(lent); });
-  return nb::cast(
-      nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>, nb::device::cpu>(bytes.data(), {bytes.size()}, owner),
-      nb::rv_policy::reference);
+  return Region(bytes.data(), {bytes.size()}, owner);
+}
+
+nb::object status_of(const Result& result) {
+  return nb::module_::import_("kvpool.errors").attr("Status")(static_cast<int>(result.status));
+}
+
+std::string describe(const Pin& pin) {
+  return "<kvpool.Pin: " + std::to_string(pin.blocks()) + " blocks, " +
+         (pin.number() != 0 ? "held>" : "released>");
+}
+
+std::string describe(const Result& result) {
+  return std::string("<kvpool.Result: ") + kvpool_status_string(result.status) + ", " +
+         std::to_string(result.blocks) + " blocks, " + std::to_string(result.bytes) +
+         (result.pin != nullptr ? " bytes, with a pin>" : " bytes>");
+}
+
+std::string describe(const Request& request) {
+  if (!request.done()) return "<kvpool.Request: under way>";
+  return request.released() ? "<kvpool.Request: done>"
+                            : "<kvpool.Request: done, its buffers not yet released>";
+}
+
+template <class Object>
+std::string repr(const Object& object) {
+  return describe(object);
 }
 
 void bind_results(nb::module_& module) {
@@ -219,28 +261,34 @@ void bind_results(nb::module_& module) {
       .def("release", &Pin::release)
       .def_prop_ro("held", [](const Pin& pin) { return pin.number() != 0; })
       .def_prop_ro("blocks", &Pin::blocks)
+      .def("__repr__", &repr<Pin>)
       .def("__enter__", [](std::shared_ptr<Pin> pin) { return pin; })
       .def(
           "__exit__", [](Pin& pin, nb::handle, nb::handle, nb::handle) { pin.release(); }, nb::arg().none(),
           nb::arg().none(), nb::arg().none());
   nb::class_<Result>(module, "Result", "What a request came to.")
-      .def_prop_ro("status", [](const Result& result) { return static_cast<int>(result.status); })
+      .def_prop_ro("status", &status_of)
       .def_ro("blocks", &Result::blocks)
       .def_ro("segments", &Result::segments)
       .def_ro("bytes", &Result::bytes)
       .def_ro("estimate_s", &Result::estimate_s)
-      .def_ro("pin", &Result::pin)
-      .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; });
+      .def_ro("pin", &Result::pin, nb::for_getter(nb::sig("def pin(self) -> Pin | None")))
+      .def_prop_ro("ok", [](const Result& result) { return result.status == KVPOOL_OK; })
+      .def("__repr__", &repr<Result>);
   nb::class_<Request>(module, "Request", "A request under way: a future, and an awaitable.")
-      .def("done", &Request::done)
+      .def("done", &Request::done, "Whether its result was taken: by result(), an await, or Consumer.poll().")
+      .def("cancelled", &Request::cancelled, "Whether it is done, and ended early since it was to.")
       .def("released", &Request::released)
       .def("result", &Request::result, "timeout_s"_a = -1.0)
       .def("wait_released", &Request::wait_released, "timeout_s"_a = -1.0)
       .def("cancel", &Request::cancel)
       .def_prop_ro("progress", &Request::progress)
       .def_prop_ro("consumer", &Request::consumer)
-      .def("__await__",
-           [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); });
+      .def("__repr__", &repr<Request>)
+      .def(
+          "__await__",
+          [](nb::handle self) { return nb::module_::import_("kvpool._awaiting").attr("wait")(self); },
+          nb::sig("def __await__(self) -> collections.abc.Generator[typing.Any, None, Result]"));
 }
 
 }  // namespace
@@ -270,10 +318,11 @@ void bind_consumer(nb::module_& module) {
       .def_static("open", &Consumer::open, "pool"_a, "name"_a, "region_bytes"_a)
       .def("close", &Consumer::close, "timeout_s"_a = -1.0)
       .def_prop_ro("closed", &Consumer::closed)
-      .def_prop_ro("region", &region)
-      .def("poll", &Consumer::poll)
-      .def("fileno", &Consumer::event_fd)
-      .def("arm", &Consumer::arm)
+      .def_prop_ro("region", &region, nb::rv_policy::reference)
+      .def("poll", &Consumer::poll,
+           "Takes what has ended, without waiting: done(), released() and progress of requests tell it then.")
+      .def("fileno", &Consumer::event_fd, "Becomes readable when something ends after arm() was true.")
+      .def("arm", &Consumer::arm, "False: something has ended meanwhile; poll() first.")
       .def("match", &match, "ns"_a, "keys"_a, "parent"_a = nb::none(), "pin"_a = true)
       .def("store", &store, "ns"_a, "keys"_a, "buffers"_a, "parent"_a = nb::none(), "timeout_s"_a = -1.0)
       .def("retrieve", &retrieve, "ns"_a, "keys"_a, "buffers"_a, "block_first"_a = 0, "blocks"_a = nb::none(),

@@ -47,7 +47,7 @@ kvpool_status submit(Op op, kvpool_consumer* consumer, const kvpool_request& req
 
 uint64_t microseconds(double seconds) {
   constexpr double most = 1e15;  // thirty years
-  if (std::isnan(seconds)) throw nb::value_error("a time is not a number");
+  if (std::isnan(seconds)) throw PoolError(KVPOOL_INVALID_ARGUMENT, "a time is not a number");
   return static_cast<uint64_t>(seconds < 0 ? most : std::min(most, std::ceil(seconds * 1e6)));
 }
 
@@ -279,8 +279,10 @@ Result Request::result(double timeout_s) {
   if (!result_ && !consumer_->wait(*this, false, timeout_s)) {
     throw PoolError(KVPOOL_TIMED_OUT, "the request is still under way");
   }
-  if (result_->status == KVPOOL_INVALID_ARGUMENT || result_->status == KVPOOL_CLOSED ||
-      result_->status == KVPOOL_TOO_LARGE) {
+  if (result_->status == KVPOOL_CLOSED) {
+    throw PoolError(KVPOOL_CLOSED, "the pool or its consumer was closed before the request ended");
+  }
+  if (result_->status == KVPOOL_INVALID_ARGUMENT || result_->status == KVPOOL_TOO_LARGE) {
     throw PoolError(result_->status,
                     std::string("the pool refused the request: ") + kvpool_status_string(result_->status));
   }

@@ -146,6 +146,7 @@ class Request {
   explicit Request(std::shared_ptr<Consumer> consumer) : consumer_(std::move(consumer)) {}
 
   [[nodiscard]] bool done() const { return result_.has_value(); }
+  [[nodiscard]] bool cancelled() const { return result_ && result_->status == KVPOOL_CANCELLED; }
   [[nodiscard]] bool released() const { return released_; }
   // Raises TimeoutError at the time limit.
   [[nodiscard]] Result result(double timeout_s);

@@ -208,7 +208,12 @@ void bind_pool(nb::module_& module) {
       .def_ro("segment_bytes", &Namespace::segment_bytes)
       .def_ro("window", &Namespace::window)
       .def_ro("flat", &Namespace::flat)
-      .def_prop_ro("block_bytes", &Namespace::block_bytes);
+      .def_prop_ro("block_bytes", &Namespace::block_bytes)
+      .def("__repr__", [](const Namespace& ns) {
+        return "<kvpool.Namespace '" + ns.name + "': " + std::to_string(ns.block_bytes()) + " bytes in " +
+               std::to_string(ns.segments()) + " segments for " + std::to_string(ns.block_tokens) +
+               " tokens>";
+      });
   nb::class_<Pool>(module, "NativePool")
       .def(nb::init<const std::optional<std::string>&, const std::optional<std::string>&, const nb::list&>(),
            "path"_a = nb::none(), "toml"_a = nb::none(), "memory"_a = nb::list())
@@ -225,8 +230,9 @@ void bind_pool(nb::module_& module) {
                                         .flat = flat});
           },
           "name"_a, "block_tokens"_a, "segment_bytes"_a, "window"_a, "flat"_a)
-      .def("stats", &Pool::stats)
-      .def("device_stats", &Pool::device_stats);
+      .def("stats", &Pool::stats, nb::sig("def stats(self) -> dict[str, int | float]"))
+      .def("device_stats", &Pool::device_stats,
+           nb::sig("def device_stats(self) -> list[dict[str, typing.Any]]"));
 }
 
 }  // namespace kvpool::python

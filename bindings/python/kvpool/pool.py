@@ -7,6 +7,7 @@ from typing import Any
 
 import tomli_w
 
+from kvpool._checks import count, plain_text, refuse
 from kvpool._native import Consumer, Namespace, NativePool
 from kvpool.geometry import Geometry
 
@@ -34,15 +35,18 @@ class Pool:
 
     def __init__(self, config: str | os.PathLike[str] | Mapping[str, Any], memory: Sequence[Any] = ()):
         if isinstance(config, Mapping):
-            self._native = NativePool(toml=tomli_w.dumps(config), memory=list(memory))
+            self._native = NativePool(toml=tomli_w.dumps(_toml(config, "")), memory=list(memory))
+        elif isinstance(config, (str, os.PathLike)):
+            path = plain_text(os.fsdecode(config), "the configuration's path")
+            self._native = NativePool(path=path, memory=list(memory))
         else:
-            self._native = NativePool(path=os.fspath(config), memory=list(memory))
+            raise refuse("config", config, "the path of a kvpool.toml or a dict")
 
     @classmethod
     def from_toml(cls, text: str) -> "Pool":
         """Of a configuration's text."""
         pool = cls.__new__(cls)
-        pool._native = NativePool(toml=text)
+        pool._native = NativePool(toml=plain_text(text, "the configuration's text"))
         return pool
 
     def namespace(self, geometry: Geometry) -> Namespace:
@@ -58,7 +62,8 @@ class Pool:
         pages where the system has them, aligned, and known to the devices. Use one consumer a thread: threads
         that wait on the same one wake each other late.
         """
-        return Consumer.open(self._native, name, region_bytes)
+        count(region_bytes, "region_bytes", least=0, most=2**64 - 1)
+        return Consumer.open(self._native, plain_text(name, "the consumer's name"), region_bytes)
 
     def stats(self) -> dict[str, int | float]:
         """Counters since the pool was opened; docs/python.md says what each counts."""
@@ -84,3 +89,24 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _toml(value: object, key: str) -> Any:
+    """The same of what TOML has alone; of a path its text."""
+    if isinstance(value, Mapping):
+        table = {}
+        for name, item in value.items():
+            its_key = f"{key}.{name}" if key else str(name)
+            if not isinstance(name, str):
+                raise refuse(f"key {its_key!r}: the name", name, "a str")
+            table[name] = _toml(item, its_key)
+        return table
+    if isinstance(value, (list, tuple)):
+        return [_toml(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
+    if isinstance(value, str):
+        return plain_text(value, f"key {key!r}")
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise refuse(f"key {key!r}", value, "what TOML has (text, a number, true or false, a list, a table)")

@@ -229,6 +229,79 @@ def test_errors_are_typed_and_have_the_command_line_s_words(tmp_path):
         kvpool.Pool(mine)
 
 
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ({"path": None}, "key 'device[0].path' is missing or None; what TOML has "),
+        ({"path": b"pool"}, "key 'device[0].path' is b'pool'; what TOML has "),
+        ({"path": "a\0b"}, "key 'device[0].path' holds a zero byte"),
+        ({"path": "\udcff"}, "key 'device[0].path' is no UTF-8"),
+        ({1: "file"}, "key 'device[0].1': the name is 1; a str is wanted"),
+    ],
+)
+def test_what_toml_does_not_have_is_named(device, words):
+    with pytest.raises(kvpool.InvalidArgument) as caught:
+        kvpool.Pool({"device": [{"kind": "file", "size": "8MiB", **device}]})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: kvpool.Pool(None), "config is missing or None; the path of a kvpool.toml or a dict is wanted"),
+        (lambda: kvpool.Pool("a\0b"), "the configuration's path holds a zero byte"),
+        (lambda: kvpool.Pool.from_toml(None), "the configuration's text is missing or None; a str is wanted"),
+        (lambda: kvpool.Pool.from_toml("[pool]\n\0"), "the configuration's text holds a zero byte, in line 2"),
+    ],
+)
+def test_what_cannot_be_a_configuration_is_said_in_a_line(make, words):
+    with pytest.raises(kvpool.InvalidArgument) as caught:
+        make()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_paths_may_stand_in_a_configuration(tmp_path):
+    with kvpool.Pool({"device": [{"kind": "file", "path": tmp_path / "pool", "size": "8MiB"}]}):
+        assert (tmp_path / "pool").exists()
+
+
+def test_requests_for_nothing_are_refused_with_the_reason(pool, ns):
+    consumer = pool.consumer()
+    consumer.store(ns, keys_of(2), payload(2)).result(10)
+    pin = consumer.match(ns, keys_of(2)).result(10).pin
+    back = bytearray(2 * BLOCK_BYTES)
+    for refused, words in (
+        (lambda: consumer.match(ns, []), "there are no keys"),
+        (lambda: consumer.store(ns, b"", b""), "there are no keys"),
+        (lambda: consumer.delete(ns, []), "there are no keys"),
+        (lambda: consumer.match(ns, "a key"), "keys are a list of 16 bytes each, or one buffer"),
+        (lambda: consumer.retrieve(ns, pin, b"", blocks=0), "the pin's run has 2 blocks; .* blocks 0"),
+        (lambda: consumer.retrieve(ns, pin, b"", block_first=2), "the pin's run has 2 blocks; block_first 2"),
+        (lambda: consumer.stage(pin, 1, 2), "the pin's run has 2 blocks; block_first 1 and blocks 2"),
+        (lambda: consumer.retrieve(ns, keys_of(2), back, blocks=1), "a part of a pin's run"),
+        (lambda: consumer.match(ns, keys_of(2)).result(float("nan")), "not a number"),
+        (lambda: pool.consumer(region_bytes=-1), "region_bytes is -1; a whole number from 0 to "),
+        (lambda: pool.consumer("a\0b"), "the consumer's name holds a zero byte"),
+    ):
+        with pytest.raises(kvpool.InvalidArgument, match=words):
+            refused()
+
+
+def test_objects_say_what_they_are(pool, ns):
+    consumer = pool.consumer()
+    request = consumer.store(ns, keys_of(2), payload(2))
+    assert repr(request) == "<kvpool.Request: under way>" and not request.cancelled()
+    request.wait_released(10)
+    assert repr(request) == "<kvpool.Request: done>" and not request.cancelled()
+    found = consumer.match(ns, keys_of(2)).result(10)
+    assert repr(found) == f"<kvpool.Result: ok, 2 blocks, {2 * BLOCK_BYTES} bytes, with a pin>"
+    assert found.status is kvpool.Status.OK
+    assert repr(found.pin) == "<kvpool.Pin: 2 blocks, held>"
+    found.pin.release()
+    assert repr(found.pin) == "<kvpool.Pin: 2 blocks, released>"
+    assert repr(ns) == f"<kvpool.Namespace 'demo': {BLOCK_BYTES} bytes in 3 segments for 16 tokens>"
+
+
 def test_a_closed_pool_says_so(pool, ns):
     consumer = pool.consumer()
     pool.close()
@@ -377,6 +450,18 @@ def test_a_pool_may_be_closed_while_its_consumer_is(tmp_path):
         thread.join(60)
         assert not thread.is_alive()
     assert pool.closed and consumer.closed
+
+
+def test_a_result_that_closing_prevented_says_so(tmp_path):
+    with slow_pool(tmp_path) as pool:
+        consumer = pool.consumer()
+        ns = pool.namespace(kvpool.Geometry("demo", 16, SEGMENT_BYTES))
+        requests = [consumer.store(ns, keys_of(4, 4 * i), payload(4)) for i in range(4)]
+        consumer.close(30)
+        assert all(request.released() for request in requests)
+        for request in requests:
+            with pytest.raises(kvpool.Closed, match="was closed before the request ended"):
+                request.result()
 
 
 def test_an_await_ends_when_another_thread_closes_the_consumer(tmp_path):
