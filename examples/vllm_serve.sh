@@ -2,8 +2,12 @@
 # vLLM's server with kvpool below it. Usage: vllm_serve.sh MODEL [CONFIG] [options of the server...]
 set -euo pipefail
 model=${1:?usage: vllm_serve.sh MODEL [CONFIG] [options...]}
-config=${2:-$(dirname "$0")/kvpool.toml}
-shift $(($# < 2 ? $# : 2))
+shift
+config=$(dirname "$0")/kvpool.toml
+if [[ ${1:--} != -* ]]; then
+  config=$1
+  shift
+fi
 export VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONHASHSEED=0
 exec python -m vllm.entrypoints.openai.api_server --model "$model" --kv-transfer-config "{
   \"kv_connector\": \"KVPoolConnector\", \"kv_role\": \"kv_both\", \"kv_load_failure_policy\": \"recompute\",

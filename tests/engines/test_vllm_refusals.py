@@ -126,6 +126,15 @@ def test_a_scheduler_whose_worker_is_elsewhere_leaves_files_alone(tmp_path, said
     made.shutdown()
 
 
+def test_hits_come_from_the_host_or_from_a_disk(good, tmp_path):
+    sources = pytest.importorskip("vllm.v1.metrics.cache_hit_source").CacheHitSource
+    disk = {"kind": "file", "path": str(tmp_path / "pool"), "size": "8MiB"}
+    for devices, source in ((good["config"]["device"], sources.HOST), ([disk], sources.DISK)):
+        made = connector({"config": good["config"] | {"device": devices}})
+        assert made.get_external_cache_hit_sources(None, 512) == {source: 512}
+        made.shutdown()
+
+
 def test_a_vllm_that_does_not_fit_is_named():
     old = "import vllm.v1.core.kv_cache_utils as utils; del utils.resolve_kv_cache_block_sizes; import kvpool.vllm.connector"
     done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)

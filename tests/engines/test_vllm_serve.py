@@ -16,6 +16,8 @@ import tiny_models
 
 openai = pytest.importorskip("openai")
 
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/vllm_serve.sh"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -24,19 +26,21 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(folder: pathlib.Path, connector: dict | None):
-    """A client of a server that runs, and the file with what it says."""
+def server(folder: pathlib.Path, connector: dict | None = None, example_config: pathlib.Path | None = None):
+    """A client of a server that runs, and the file with what it says. example_config: started by the example's script."""
     model = pathlib.Path(tiny_models.write(tiny_models.LLAMA, folder / "model"))
     tiny_models.write_tokenizer(model)
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "tiny",
-               "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    if example_config:
+        command = ["bash", str(EXAMPLE), str(model), str(example_config)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
                "--gpu-memory-utilization", "0.5", "--no-enable-prefix-caching"]  # fmt: skip
     if connector:
         command += ["--kv-transfer-config", json.dumps(connector)]
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONHASHSEED": "0", "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONHASHSEED": "0", "VLLM_NO_USAGE_STATS": "1", "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
     log = folder / "server.log"
     with open(log, "w") as out:
@@ -70,6 +74,23 @@ def ask(client, prompt: str):
     return answer.choices[0].text, answer.usage
 
 
+def metric(client, name: str) -> float:
+    text = urllib.request.urlopen(str(client.base_url).replace("/v1/", "/metrics"), timeout=30).read().decode()
+    [line] = [line for line in text.splitlines() if line.startswith(f"vllm:{name}{{")]
+    return float(line.split()[-1])
+
+
+def test_the_example_s_server_has_a_pool(tmp_path):
+    config = tmp_path / "kvpool.toml"
+    config.write_text('[pool]\nbuffers = "32MiB"\nstaging = "16MiB"\n[[device]]\nkind = "memory"\nsize = "64MiB"\n')
+    with server(tmp_path, example_config=config) as (client, _):
+        ask(client, text(700, 1))
+        ask(client, text(10, 2))
+        time.sleep(1)
+        ask(client, text(10, 3))  # a step, in which what has been stored is counted
+        assert metric(client, "kvpool_stored_blocks_total") == 2
+
+
 def test_a_server_takes_prefixes_from_the_pool(tmp_path):
     connector = {
         "kv_connector": "KVPoolConnector",
@@ -88,9 +109,5 @@ def test_a_server_takes_prefixes_from_the_pool(tmp_path):
         warm = [ask(client, prompt) for prompt in prompts]
         assert [answer for answer, _ in warm] == [answer for answer, _ in cold]
         blocks = sum((usage.prompt_tokens - 1) // 256 for _, usage in warm)
-        import urllib.request
-
-        metrics = urllib.request.urlopen(str(client.base_url).replace("/v1/", "/metrics"), timeout=30).read().decode()
-        loaded = [line for line in metrics.splitlines() if line.startswith("vllm:kvpool_loaded_blocks_total{")]
-        assert loaded and blocks > 15 and float(loaded[0].split()[-1]) == blocks, loaded or metrics[-3000:]
+        assert blocks > 15 and metric(client, "kvpool_loaded_blocks_total") == blocks
         assert "kvpool" in log.read_text()
