@@ -119,11 +119,12 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
                 "its worker runs in another process, or was refused (set VLLM_ENABLE_V1_MULTIPROCESSING=0 on a CPU)"
             )
         self._user = registry.PoolUser(self._settings.config)
+        engine.among_others = self._among_others
         engine.requests_may_fail = _TransferResults is not None or self._vllm_scheduler is not None
         must_verify_first = not self._layout.fails_by_page and not engine.requests_may_fail
         role = self._vllm_config.kv_transfer_config.kv_role
         return SchedulerSide(engine, self._settings, self._user.pool, must_verify_first, self._open_announced(),
-                             self._among_others, loads=role != "kv_producer", stores=role != "kv_consumer")
+                             loads=role != "kv_producer", stores=role != "kv_consumer")
 
     def _open_announced(self) -> Announced | None:
         wanted = self._vllm_config.kv_events_config

@@ -9,19 +9,19 @@ from typing import Any
 
 
 class LayerWaits:
-    def __init__(self, layers: Sequence[str], whole: bool = False):
-        """layers: as loads have them. whole: always wait for all of a load, at once."""
+    def __init__(self, layers: Sequence[str]):
+        """layers: as loads have them."""
         self._number = {name: number for number, name in enumerate(layers)}
-        self._whole = whole
+        self._whole = False  # vLLM names them otherwise
         self._named: list[str] | None = []  # by vLLM in its first step; None: that was all layers, in this order
         self._pending: list[tuple[int, Any]] = []  # first layer, event; by layer
 
-    def add(self, parts: list[tuple[int, Any]]) -> None:
-        """A load's parts: their last layers' ends, and what lies behind them (torch.cuda.Event)."""
+    def add(self, parts: list[tuple[int, Any]], at_once: bool = False) -> None:
+        """A load's parts: their last layers' ends, and what lies behind them (torch.cuda.Event). at_once: not put off."""
         firsts = [0, *(end for end, _ in parts)]
         self._pending = sorted([*self._pending, *zip(firsts, (event for _, event in parts))], key=lambda part: part[0])
-        if self._whole:
-            self.wait_for_all()
+        if at_once:
+            self._wait_through(len(self._number))
 
     def begin_step(self, context: Any) -> None:
         """context: vLLM's ForwardContext. Of a step that is one CUDA graph no layer is named."""

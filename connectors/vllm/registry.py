@@ -68,6 +68,8 @@ class Engine:
     mark: Callable[[], Any] | None = None
     # The GPU was told to wait for copies, so what its step takes says nothing of computing.
     gpu_waits: bool = False
+    # Whether other connectors may load into the same pages.
+    among_others: bool = False
     # Whether vLLM recomputes a request whose load failed, when it is named.
     requests_may_fail: bool = False
     # Requests whose load failed, and how many blocks of it came.

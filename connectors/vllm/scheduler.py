@@ -70,16 +70,15 @@ class Tracked:
 
 class SchedulerSide:
     def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool,
-                 announced: Announced | None = None, among_others: bool = False, loads: bool = True, stores: bool = True):  # fmt: skip
+                 announced: Announced | None = None, loads: bool = True, stores: bool = True):  # fmt: skip
         """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
-        announced: where somebody wants KV events. among_others: other connectors may load into pages, too."""
+        announced: where somebody wants KV events."""
         self._engine = engine
         self._layout = engine.layout
         self._settings = settings
         self._consumer = pool.consumer("vllm")
         self._must_verify_first = must_verify_first
         self._announced = announced
-        self._among_others = among_others
         self._may_load, self._may_store = loads, stores
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
@@ -147,7 +146,7 @@ class SchedulerSide:
             return
         tracked.loading = 0
         if external == 0:  # the step names its pages, unless they are for another connector's load
-            if self._among_others:
+            if self._engine.among_others:
                 for group, ids in zip(self._layout.groups, block_ids):
                     self._step.pages.extend(PageNumbers(ids), tracked.computed // group.page_tokens)
             tracked.drop_pin()

@@ -62,7 +62,8 @@ class WorkerSide:
         """whole_loads: a step touches pages before its first layer."""
         self._engine = engine
         self._mover = engine.mover
-        self._waits = LayerWaits(engine.layers, whole_loads)
+        self._waits = LayerWaits(engine.layers)
+        self._whole_loads = whole_loads
         self._loads: dict[int, Load] = {}
         self._marks: dict[int, Any] = {}  # of jobs under way, which wait for them
         self._parts: dict[int, list[tuple[int, Any]]] = {}  # of loads under way: layers' end, what lies behind them
@@ -141,7 +142,7 @@ class WorkerSide:
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.ORDERED:
-                self._waits.add(self._parts[job])
+                self._waits.add(self._parts[job], at_once=self._whole_loads or self._engine.among_others)
                 self._engine.gpu_waits = True
                 if job not in self._cancelled:
                     self._ordered[job] = blocks

@@ -138,3 +138,9 @@ def test_a_step_that_waits_for_copies_says_nothing_of_computing(gpu):
     gpu.scheduler.on_new_request(another)
     gpu.step(new=[(another, [list(range(55, 60))], 0, 300)])
     assert model.count > seen
+
+
+def test_a_load_beside_other_connectors_is_waited_for_at_once(gpu):
+    gpu.engine.among_others = True
+    begin_load(gpu)
+    assert ("wait", gpu.told[1][1]) in gpu.told

@@ -38,9 +38,9 @@ def compute(waits, events, layers=LAYERS, **more):
     return before, list(events.waited)
 
 
-def known(layers=LAYERS, **more):
+def known(layers=LAYERS):
     """After a first step, in which vLLM has named these."""
-    waits = LayerWaits(LAYERS, **more)
+    waits = LayerWaits(LAYERS)
     compute(waits, Events(), layers)
     return waits
 
@@ -96,7 +96,7 @@ def test_loads_of_the_same_step_are_waited_for_together(events):
     assert set(before[""]) == {"a2", "b6"} and sorted(waited) == ["a2", "a4", "a6", "b6"]
 
 
-def test_where_steps_touch_pages_before_they_begin_nothing_is_put_off(events):
-    waits = known(whole=True)
-    waits.add(events.parts())
+def test_where_others_touch_pages_before_a_step_begins_nothing_is_put_off(events):
+    waits = known()
+    waits.add(events.parts(), at_once=True)
     assert events.waited == ["2", "4", "6"]

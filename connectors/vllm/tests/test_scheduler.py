@@ -191,7 +191,7 @@ def test_all_can_be_forgotten(world):
 
 
 def test_pages_for_another_connector_are_waited_for(world):
-    world.scheduler._among_others = True
+    world.engine.among_others = True
     request = Request("a", 1000)
     world.scheduler.on_new_request(request)
     world.scheduler.get_num_new_matched_tokens(request, 128)
