@@ -37,8 +37,8 @@ class MoverCopies : public PageMoverTest {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
   }
   // Of 12 blocks, after event 9 and in three parts; none of its batches ends, and so many are taken on.
-  uint64_t begin_held_load(size_t batches_max, const std::vector<std::string>& kinds = {"memory", "file"}) {
-    start_late(toml(kinds));
+  uint64_t begin_held_load(size_t batches_max) {
+    start_late(toml({"memory", "file"}));
     EXPECT_EQ(store(1, 12), 12U);
     late_->hold(Late::to_pages, true);
     late_->come(9);
@@ -228,22 +228,6 @@ TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
       EXPECT_EQ(late_->recorded[part.event][layer], 12U) << "the event lies behind all of layer " << layer;
     }
   }
-}
-
-TEST_F(MoverCopies, OfAPartAreBehindItsEventWhileTheNextOneWaits) {
-  const uint64_t id = begin_held_load(2, {"memory"});  // the first part is 12 segments, and a batch has 9
-  ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 2));
-  EXPECT_FALSE(wait_ordered(id, 2 * moment_us));
-  {
-    const std::lock_guard lock(late_->mutex);
-    EXPECT_EQ(late_->recorded[11][0], 12U);
-    EXPECT_EQ(late_->recorded[11][1], 0U);
-    EXPECT_FALSE(late_->recorded.contains(12));
-  }
-  late_->hold(Late::to_pages, false);
-  ASSERT_TRUE(wait_ordered(id));
-  EXPECT_EQ(ended(id, EventKind::loaded), 12U);
-  EXPECT_EQ(complete_blocks(pages_for(12, 7, true), 1), 12U);
 }
 
 TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {

@@ -101,6 +101,7 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
     unit.drop_copies();
     job.again.push_back({unit.part, unit.first, unit.count});
     job.shrink(job.good);
+    if (Clock::now() >= job.deadline) stop(job);
     return;
   }
   const bool whole = !job.is_load || result.segments == unit.layers;

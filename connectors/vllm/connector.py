@@ -21,6 +21,7 @@ try:
         KVConnectorRole,
         SupportsHMA,
     )
+    from vllm.forward_context import get_forward_context, is_forward_context_available
     from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.request import RequestStatus
@@ -157,7 +158,6 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self.shutdown()  # else the pool stays open, and its files in use
             raise
         self._kept = kv_caches  # alive as long as the mover has their addresses
-        # vLLM may zero pages as a step begins, whoever had them before.
         self._worker = WorkerSide(engine, getattr(self._caches_config, "needs_kv_cache_zeroing", False))
         registry.publish(self._engine_id, engine)
         if not vllm.__version__.startswith(_TRIED):
@@ -168,11 +168,11 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
     def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)
         if self._worker is not None:
-            self._worker.begin_step(self._step())
+            self._worker.begin_step(self._step(), get_forward_context() if is_forward_context_available() else None)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
-            self._worker.start_loads(self._step(), forward_context)
+            self._worker.start_loads(self._step())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         if self._worker is not None:

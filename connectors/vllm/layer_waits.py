@@ -1,7 +1,8 @@
 """Makes the GPU wait for loads layer by layer, so that a step computes while later layers still come.
 
 A step writes a layer's pages before vLLM names the layer, and pages of a request that was aborted may be another's by
-then. So what waits for a layer waits for the next one, too. Thread: the engine's.
+then. So what waits for a layer waits for the next one, too. REQUIRES, unless parts are waited for at once: a layer's bytes
+are no other layer's, and nothing touches them before begin_step(). Thread: the engine's.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ class LayerWaits:
             self._wait_through(len(self._number))
 
     def begin_step(self, context: Any) -> None:
-        """context: vLLM's ForwardContext. Of a step that is one CUDA graph no layer is named."""
+        """Before anything of the step is given to the GPU. context: vLLM's ForwardContext; None, and of a step that is one
+        CUDA graph: no layer is named."""
         if not self._pending:
             return
         mode = getattr(getattr(context, "cudagraph_runtime_mode", None), "name", "FULL")
@@ -36,7 +38,7 @@ class LayerWaits:
         number = self._number.get(layer)
         if number is None:
             return
-        if self._named is not None:
+        if self._named is not None and not self._whole:
             self._named.append(layer)
         if self._pending:
             self._wait_through(number + 1)
@@ -47,6 +49,7 @@ class LayerWaits:
             self._named = None
         elif self._named:
             self._whole = True  # another order, or a layer twice
+            self._named.clear()
         self._wait_through(len(self._number))
 
     def _wait_through(self, layer: int) -> None:

@@ -58,12 +58,15 @@ def _flavour(vllm_config: Any, layers: list[Any]) -> str:
 
 
 class WorkerSide:
-    def __init__(self, engine: Engine, whole_loads: bool = False):
-        """whole_loads: a step touches pages before its first layer."""
+    def __init__(self, engine: Engine, zeroes_pages: bool = False):
+        """zeroes_pages: as a step begins, whoever had them before."""
         self._engine = engine
         self._mover = engine.mover
         self._waits = LayerWaits(engine.layers)
-        self._whole_loads = whole_loads
+        layout = engine.layout
+        # Layers of several groups lie on each other; pages that hashes divide are copied as a step begins.
+        divided = any(layout.hash_tokens < group.page_tokens for group in layout.groups)
+        self._whole_loads = zeroes_pages or divided or len(layout.groups) > 1
         self._loads: dict[int, Load] = {}
         self._marks: dict[int, Any] = {}  # of jobs under way, which wait for them
         self._parts: dict[int, list[tuple[int, Any]]] = {}  # of loads under way: layers' end, what lies behind them
@@ -73,8 +76,11 @@ class WorkerSide:
         self._failed_pages: set[int] = set()
         self._finished: set[str] = set()
 
-    def begin_step(self, step: Step) -> None:
-        """Whoever had the pages of its loads before has been given to the GPU, and nothing of this step."""
+    def begin_step(self, step: Step, context: Any) -> None:
+        """Whoever had the pages of its loads before has been given to the GPU, and nothing of this step. context: vLLM's
+        ForwardContext, or None."""
+        if step.computes:
+            self._waits.begin_step(context)
         for job in step.cancels:
             self._mover.cancel(job)
             self._ordered.pop(job, None)
@@ -84,12 +90,13 @@ class WorkerSide:
             return
         for load in step.loads:
             self._marks[load.id] = self._engine.mark()
-            count, layers = max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART)), len(self._engine.layers)
+            layers = len(self._engine.layers)
+            count = 1 if self._at_once() else max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART))
             ends = sorted({-(-layers * part // count) for part in range(1, count + 1)})
             self._parts[load.id] = [(end, self._engine.mark()) for end in ends]
 
-    def start_loads(self, step: Step, context: Any) -> None:
-        """context: vLLM's ForwardContext."""
+    def start_loads(self, step: Step) -> None:
+        """vLLM 0.32 asks for that when the step has been given to the GPU, unless it waits for some of them."""
         loads, step.loads = step.loads, []
         self._step_is_wrong = False
         for load in loads:
@@ -107,8 +114,6 @@ class WorkerSide:
             self._mover.wait_ended(job)
         if waited:
             self.take_events()
-        if step.computes:
-            self._waits.begin_step(context)
 
     def before_layer(self, layer: str) -> None:
         self._waits.before(layer)
@@ -131,6 +136,10 @@ class WorkerSide:
             if store.events:
                 self._engine.storing[store.id] = store
 
+    def _at_once(self) -> bool:
+        """Loads are waited for as a whole, by the step before."""
+        return self._whole_loads or self._engine.among_others
+
     def _event_of(self, job: int) -> int:
         mark = self._marks.get(job)
         return mark.cuda_event if mark is not None else 0
@@ -142,7 +151,7 @@ class WorkerSide:
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.ORDERED:
-                self._waits.add(self._parts[job], at_once=self._whole_loads or self._engine.among_others)
+                self._waits.add(self._parts[job], at_once=self._at_once())
                 self._engine.gpu_waits = True
                 if job not in self._cancelled:
                     self._ordered[job] = blocks

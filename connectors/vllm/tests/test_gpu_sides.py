@@ -2,7 +2,10 @@
 
 import pytest
 from kvpool._native import PageMover
+from kvpool.vllm.layout import Group, Layout
+from kvpool.vllm.registry import Engine
 from kvpool.vllm.work import Step
+from kvpool.vllm.worker import WorkerSide
 from world import Request
 
 class Mark:
@@ -86,7 +89,8 @@ def test_jobs_wait_for_events_of_their_place_in_a_step(gpu):
     assert before < behind < filled
 
 
-def test_a_load_has_come_when_the_next_step_waits_for_it(gpu):
+@pytest.mark.parametrize("loads_late", [False, True])
+def test_a_load_has_come_when_the_next_step_waits_for_it(gpu, loads_late):
     request, finished = begin_load(gpu)
     wait = ("wait", gpu.told[1][1])
     assert finished == {"b"} and wait not in gpu.told
@@ -94,7 +98,7 @@ def test_a_load_has_come_when_the_next_step_waits_for_it(gpu):
     gpu.told.clear()
     gpu.step()
     assert gpu.told == [], "a step without tokens waits for nothing"
-    gpu.step(new=[(request, [list(range(17, 33))], 768, 232)])
+    gpu.step(new=[(request, [list(range(17, 33))], 768, 232)], loads_late=loads_late)
     assert gpu.told[:2] == [wait, ("compute",)]
     gpu.scheduler.request_finished(request.request_id)
     gpu.engine.mover.ending = 3
@@ -119,7 +123,7 @@ def test_a_gpu_that_fails_ends_the_engine(gpu):
 def test_a_load_that_was_ordered_may_be_cancelled(gpu):
     begin_load(gpu)
     [job] = gpu.worker._ordered
-    gpu.worker.begin_step(Step(cancels=[job]))
+    gpu.worker.begin_step(Step(cancels=[job]), None)
     gpu.engine.mover.ending = 0
     gpu.worker.take_events()
     assert not gpu.worker._ordered and not gpu.worker._marks
@@ -140,7 +144,16 @@ def test_a_step_that_waits_for_copies_says_nothing_of_computing(gpu):
     assert model.count > seen
 
 
-def test_a_load_beside_other_connectors_is_waited_for_at_once(gpu):
+def test_a_load_whose_pages_others_may_touch_is_waited_for_at_once(gpu):
     gpu.engine.among_others = True
     begin_load(gpu)
     assert ("wait", gpu.told[1][1]) in gpu.told
+
+
+def test_where_layers_share_memory_loads_are_waited_for_at_once():
+    def at_once(*groups, hash_tokens=64, **more):
+        layout = Layout(256, hash_tokens, tuple(Group(tokens, 4, False, False, ("l0",)) for tokens in groups))
+        return WorkerSide(Engine(layout, None, None), **more)._whole_loads
+
+    assert not at_once(64)
+    assert at_once(64, 64) and at_once(64, hash_tokens=16) and at_once(64, zeroes_pages=True)

@@ -76,6 +76,13 @@ def test_layers_that_were_not_named_in_order_are_waited_for_as_a_whole(events, n
     assert events.waited == ["2", "4", "6"]
 
 
+def test_names_are_not_gathered_for_ever():
+    waits = known(LAYERS[::-1])
+    for _ in range(3):
+        compute(waits, Events())
+    assert waits._named == []
+
+
 def test_other_layers_are_passed_over(events):
     waits = known([*LAYERS[:2], "encoder", *LAYERS[2:]])
     waits.add(events.parts())

@@ -77,8 +77,9 @@ class World:
         self.worker.close()
         self.pool.close()
 
-    def step(self, new=(), cached=(), preempted=(), tokens=True):
-        """new, cached: (request, pages of each group, computed, scheduled). Returns (step, finished requests)."""
+    def step(self, new=(), cached=(), preempted=(), tokens=True, loads_late=False):
+        """new, cached: (request, pages of each group, computed, scheduled). loads_late: as vLLM 0.32 does. Returns (step,
+        finished requests)."""
         output = SimpleNamespace(
             scheduled_new_reqs=[
                 SimpleNamespace(req_id=r.request_id, block_ids=tuple(p), num_computed_tokens=c) for r, p, c, _ in new
@@ -89,10 +90,13 @@ class World:
             num_scheduled_tokens={r.request_id: n for r, _, _, n in (*new, *cached)},
             preempted_req_ids=set(preempted))  # fmt: skip
         step = self.scheduler.build_step(output)
-        self.worker.begin_step(step)
-        self.worker.start_loads(step, None)
+        self.worker.begin_step(step, None)
+        if not loads_late:
+            self.worker.start_loads(step)
         for request, pages, computed, scheduled in new:
             self.compute(request, pages, computed, scheduled)
+        if loads_late:
+            self.worker.start_loads(step)
         if tokens:
             self.worker.start_stores(step)
         self.scheduler.step_ended()
