@@ -29,6 +29,10 @@ namespace kvpool::pages {
 struct Late {
   static constexpr size_t to_pages = 0;
   static constexpr size_t to_segments = 1;
+  struct Recorded {
+    uint64_t event = 0;
+    std::map<uint32_t, uint64_t> loaded;  // before it
+  };
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -40,9 +44,9 @@ struct Late {
   size_t batches_max = 3;             // under way, each way
   std::array<uint64_t, 2> waiting{};  // batches
   std::array<uint64_t, 2> ended{};
-  std::map<uint32_t, uint64_t> loaded;                        // layer -> segments that were handed over
-  std::map<uint64_t, std::map<uint32_t, uint64_t>> recorded;  // event -> the same, before it
-  std::array<std::set<const std::byte*>, 2> segments;         // that were named
+  std::map<uint32_t, uint64_t> loaded;                 // layer -> segments that were handed over
+  std::vector<Recorded> recorded;                      // in their order
+  std::array<std::set<const std::byte*>, 2> segments;  // that were named
 
   void hold(size_t way, bool wanted) {
     const std::lock_guard lock(mutex);
@@ -106,7 +110,7 @@ class LateCopier final : public PageCopier {
   }
   [[nodiscard]] bool record(uint64_t event) override {
     const std::lock_guard lock(late_->mutex);
-    late_->recorded[event] = late_->loaded;
+    late_->recorded.push_back({.event = event, .loaded = late_->loaded});
     return late_->good_left > 0;
   }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override {

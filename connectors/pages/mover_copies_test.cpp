@@ -5,34 +5,15 @@
 #include <string>
 #include <thread>
 
-#include "connectors/pages/late_copier.h"
-#include "connectors/pages/mover_fixture.h"
+#include "connectors/pages/late_fixture.h"
 
 namespace kvpool::pages {
 namespace {
 
 constexpr uint64_t moment_us = 20'000;
 
-class MoverCopies : public PageMoverTest {
+class MoverCopies : public LateMoverTest {
  protected:
-  void start_late(const std::string& text, bool windows = false, uint64_t seed = 1) {
-    start(text, windows);
-    use_late(2 << 20, seed);
-  }
-  void use_late(uint64_t staging_bytes, uint64_t seed = 1) {
-    ASSERT_EQ(mover_->close(patience_us, &error_), KVPOOL_OK) << error_.message;
-    late_ = std::make_shared<Late>();
-    mover_ = open_mover(staging_bytes, std::make_unique<LateCopier>(late_, seed));
-    ASSERT_NE(mover_, nullptr);
-  }
-  // A test that fails must not leave the mover waiting.
-  void TearDown() override {
-    if (late_ != nullptr) {
-      late_->hold(Late::to_pages, false);
-      late_->hold(Late::to_segments, false);
-    }
-    PageMoverTest::TearDown();
-  }
   [[nodiscard]] bool is_untouched() {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
   }
@@ -49,8 +30,6 @@ class MoverCopies : public PageMoverTest {
     }
     return begin_load(pin(1, 12), pages_for(12, 7, true), 0, 9, in_parts());
   }
-  // Events 11, 12 and 13.
-  static std::vector<LoadPart> in_parts() { return {{1, 11}, {4, 12}, {layers, 13}}; }
   void expect_loads(uint64_t first_key, uint32_t blocks) {
     const auto numbers = pages_for(blocks, 7, true);
     for (const auto& parts : {std::vector<LoadPart>{}, in_parts()}) {
@@ -61,8 +40,6 @@ class MoverCopies : public PageMoverTest {
       EXPECT_TRUE(engine_->gaps_are_untouched());
     }
   }
-
-  std::shared_ptr<Late> late_;
 };
 
 TEST_F(MoverCopies, BringBackWhatWasStored) {
@@ -221,13 +198,7 @@ TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
   late_->hold(Late::to_pages, false);
   EXPECT_EQ(ended(id, EventKind::loaded), 12U);
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
-  const std::lock_guard lock(late_->mutex);
-  for (const LoadPart& part : in_parts()) {
-    SCOPED_TRACE("up to layer " + std::to_string(part.layers_end));
-    for (uint32_t layer = 0; layer < part.layers_end; ++layer) {
-      EXPECT_EQ(late_->recorded[part.event][layer], 12U) << "the event lies behind all of layer " << layer;
-    }
-  }
+  expect_events(in_parts(), 12);
 }
 
 TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {

@@ -1,0 +1,55 @@
+// What tests of PageMover with a LateCopier share.
+//
+// Thread: the test's. Failure: the test fails.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "connectors/pages/late_copier.h"
+#include "connectors/pages/mover_fixture.h"
+
+namespace kvpool::pages {
+
+class LateMoverTest : public PageMoverTest {
+ protected:
+  void start_late(const std::string& text, bool windows = false, uint64_t seed = 1) {
+    start(text, windows);
+    use_late(2 << 20, seed);
+  }
+  void use_late(uint64_t staging_bytes, uint64_t seed = 1) {
+    ASSERT_EQ(mover_->close(patience_us, &error_), KVPOOL_OK) << error_.message;
+    late_ = std::make_shared<Late>();
+    mover_ = open_mover(staging_bytes, std::make_unique<LateCopier>(late_, seed));
+    ASSERT_NE(mover_, nullptr);
+  }
+  // A test that fails must not leave the mover waiting.
+  void TearDown() override {
+    if (late_ != nullptr) {
+      late_->hold(Late::to_pages, false);
+      late_->hold(Late::to_segments, false);
+    }
+    PageMoverTest::TearDown();
+  }
+  // Events 11, 12 and 13.
+  static std::vector<LoadPart> in_parts() { return {{1, 11}, {4, 12}, {layers, 13}}; }
+  // Of the only load so far: each part's event came once, in order, and behind all segments of the layers
+  // before its end; none of those came twice.
+  void expect_events(const std::vector<LoadPart>& parts, uint32_t blocks) {
+    const std::lock_guard lock(late_->mutex);
+    ASSERT_EQ(late_->recorded.size(), parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) {
+      EXPECT_EQ(late_->recorded[i].event, parts[i].event);
+      for (uint32_t layer = 0; layer < parts[i].layers_end; ++layer) {
+        EXPECT_EQ(late_->recorded[i].loaded[layer], blocks) << "layer " << layer << ", part " << i;
+        EXPECT_EQ(late_->loaded[layer], blocks) << "layer " << layer << ", in the end";
+      }
+    }
+  }
+
+  std::shared_ptr<Late> late_;
+};
+
+}  // namespace kvpool::pages
