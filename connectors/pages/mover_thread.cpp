@@ -18,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 // Deadlines are looked at so often while something is under way.
 constexpr int look_ms = 20;
+// Nobody tells when a pool that was busy with others' requests has room again.
+constexpr int refused_ms = 1;
 
 }  // namespace
 
@@ -97,10 +99,12 @@ void PageMover::take_completions() {
 void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   Job& job = *unit.job;
   unit.has_result = true;
-  if (result.status == KVPOOL_BUSY && job.is_load && !job.stopped) {
+  const bool too_large = result.status == KVPOOL_TOO_LARGE && unit.count > 1;
+  if (too_large) unit_count_most_ = std::min(unit_count_most_, unit.count / 2);
+  if ((result.status == KVPOOL_BUSY || too_large) && job.is_load && !job.stopped) {
     unit.drop_copies();
-    job.again.push_back({unit.part, unit.first, unit.count});
-    job.shrink(job.good);
+    job.put_back({unit.part, unit.first, unit.count});
+    if (!too_large) refused_until_ = Clock::now() + std::chrono::milliseconds(refused_ms);
     if (Clock::now() >= job.deadline) stop(job);
     return;
   }
@@ -128,12 +132,14 @@ void PageMover::look_at_progress() {
 // Loads first, a unit each in turn, but for one unit and its memory that stores can always have.
 void PageMover::start_units() {
   const size_t kept = slot_count_ >= 2 * unit_blocks_ && !stores_.empty() ? unit_blocks_ : 0;
+  const bool may_try_again = Clock::now() >= refused_until_;
   bool started = true;
   while (started) {
     started = false;
     for (const std::unique_ptr<Job>& job : loads_) {
       if (free_units_.empty() || free_slots_.size() <= kept) break;
-      if (job->wants_more()) started = start_unit(*job, kept) || started;
+      if (job->wants_more() && (job->again.empty() || may_try_again))
+        started = start_unit(*job, kept) || started;
     }
   }
   start_stores();
@@ -175,7 +181,7 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   unit.blocks_of_slot =
       std::min(static_cast<uint32_t>(slot_bytes_ / unit.block_stride_bytes), segments() / unit.layers);
   unit.first = next.first;
-  unit.count = std::min(std::min(unit_blocks_, room) * unit.blocks_of_slot, next.count);
+  unit.count = std::min({std::min(unit_blocks_, room) * unit.blocks_of_slot, unit_count_most_, next.count});
   const uint32_t slots = (unit.count + unit.blocks_of_slot - 1) / unit.blocks_of_slot;
   unit.slots.assign(free_slots_.end() - slots, free_slots_.end());
   unit.ticket = 0;
@@ -355,7 +361,9 @@ void PageMover::sleep() {
     std::array<pollfd, 3> descriptors = {{{.fd = wake_fd_, .events = POLLIN, .revents = 0},
                                           {.fd = kvpool_event_fd(consumer_), .events = POLLIN, .revents = 0},
                                           {.fd = copier.wait_fd(), .events = POLLIN, .revents = 0}}};
-    ::poll(descriptors.data(), descriptors.size(), idle ? -1 : look_ms);
+    const bool refused =
+        std::ranges::any_of(loads_, [](const std::unique_ptr<Job>& job) { return !job->again.empty(); });
+    ::poll(descriptors.data(), descriptors.size(), idle ? -1 : refused ? refused_ms : look_ms);
     uint64_t ignored = 0;
     [[maybe_unused]] const ssize_t taken = read(wake_fd_, &ignored, sizeof ignored);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "connectors/pages/page_mover.h"
@@ -39,7 +40,7 @@ struct PageMover::Job {
     uint32_t first = 0;
     uint32_t count = 0;
   };
-  std::vector<Range> again;  // what units were made of, and the pool had no room to take on
+  std::vector<Range> again;  // what units were made of, and the pool did not take on; the first last
   uint32_t good = 0;         // no block from here on will be complete
   uint32_t units_out = 0;
   uint32_t gathering = 0;  // of those, that still read pages
@@ -70,6 +71,13 @@ struct PageMover::Job {
       again.back() = {next.part, next.first + count, next.count - count};
       if (next.count == count) again.pop_back();
     }
+  }
+  void put_back(const Range& range) {
+    const auto is_behind = [&](const Range& other) {
+      return std::pair(other.part, other.first) > std::pair(range.part, range.first);
+    };
+    again.insert(std::ranges::find_if_not(again, is_behind), range);
+    shrink(good);
   }
   // No block from there on will be complete; those before may be.
   void shrink(uint32_t to) {

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -189,6 +190,7 @@ class PageMover {
   std::vector<uint64_t> bytes_before_;    // [layers + 1] in a block
   uint64_t slot_bytes_ = 0;
   uint32_t unit_blocks_ = 0;
+  uint32_t unit_count_most_ = UINT32_MAX;  // blocks of a request, when the pool has found one too large
   bool knows_events_ = false;
   kvpool_consumer* consumer_ = nullptr;
   std::byte* slots_ = nullptr;
@@ -197,6 +199,7 @@ class PageMover {
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
   uint64_t units_started_ = 0;
+  std::chrono::steady_clock::time_point refused_until_{};  // by the pool, which was busy
   std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
   std::deque<std::unique_ptr<Job>> stores_;

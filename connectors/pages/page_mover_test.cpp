@@ -45,6 +45,19 @@ TEST_F(PageMoverTest, CutsLongJobsToItsStagingMemory) {
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
 }
 
+TEST_F(PageMoverTest, CutsJobsToWhatThePoolTakesAtOnce) {
+  start(toml({"memory", "file"}) + "[limits]\nsegments_per_request = 12\n");
+  uint32_t tries = 0;
+  while (store(1, 12) < 12 && tries < 3) ++tries;  // a cache may forget; it learns
+  EXPECT_EQ(store(1, 12), 12U);
+  mover_ = nullptr;
+  mover_ = open_mover(2 << 20);
+  const auto numbers = pages_for(12, 9, true);
+  EXPECT_EQ(ended(begin_load(pin(1, 12), numbers), EventKind::loaded), 12U);
+  EXPECT_EQ(complete_blocks(numbers, 1), 12U);
+  EXPECT_EQ(mover_->stats().failed_loads, 0U);
+}
+
 TEST_F(PageMoverTest, StoresOfAChainFollowEachOther) {
   start(toml({"file"}));
   std::vector<uint64_t> ids;
