@@ -277,8 +277,17 @@ Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<De
   return Catalog::open(options);
 }
 
+// A quarter of the cores. Two at least where there are two: one core's copies and checksums are less than
+// memory and a fast drive deliver together.
+uint32_t transfer_threads(const Config& config) {
+  if (config.transfer_threads > 0) return config.transfer_threads;
+  const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
+  return std::clamp(cores / 4, std::min(2U, cores), 8U);
+}
+
 EngineOptions engine_options(const Config& config, Profile profile) {
   EngineOptions options;
+  options.transfer_workers = transfer_threads(config);
   options.consumers_max = config.limits.consumers;
   options.tickets_max = config.limits.tickets;
   options.pins_max = config.limits.pins;
@@ -305,13 +314,8 @@ Result<std::unique_ptr<DeviceSet>> DeviceSet::take_memory(const Config& config) 
   return std::unique_ptr<DeviceSet>(std::move(set));
 }
 
-// A quarter of the cores. Two at least where there are two: one core's copies and checksums are less than
-// memory and a fast drive deliver together.
 std::unique_ptr<Transfer> make_transfer(const Config& config, const DeviceHooks& hooks) {
-  const uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
-  const uint32_t threads =
-      config.transfer_threads > 0 ? config.transfer_threads : std::clamp(cores / 4, std::min(2U, cores), 8U);
-  std::unique_ptr<Transfer> transfer = std::make_unique<HostTransfer>(threads);
+  std::unique_ptr<Transfer> transfer = std::make_unique<HostTransfer>(transfer_threads(config));
   return hooks.decorate_transfer ? hooks.decorate_transfer(std::move(transfer)) : std::move(transfer);
 }
 

@@ -9,12 +9,13 @@ namespace {
 
 // Where the profile does not say: memory is bounded by its copies alone; a drive wants some 32 requests of 1
 // MiB.
-constexpr uint64_t memory_window_bytes = 8ULL << 20;
+constexpr uint64_t memory_window_bytes_min = 8ULL << 20;
 constexpr uint64_t storage_window_bytes = 32ULL << 20;
 
-uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile) {
+uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
   if (profile.queue_bytes > 0) return profile.queue_bytes;
-  return limits.in_place ? memory_window_bytes : storage_window_bytes;
+  return limits.in_place ? std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes)
+                         : storage_window_bytes;
 }
 
 // Whether the consumer cut one request into these two. Another consumer may redeem the same pin.
@@ -25,14 +26,15 @@ bool are_one_request(const Ticket& a, const Ticket& b) {
 }  // namespace
 
 DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::span<std::byte> staging,
-                         const DeviceProfile& profile)
+                         const DeviceProfile& profile, uint32_t transfer_workers)
     : id_(id),
       device_(&device),
       table_(&table),
       limits_(device.limits()),
       staging_(staging, limits_.alignment_bytes),
       bytes_per_second_(profile.retrieve_bytes_per_second()),
-      window_bytes_(window_of(limits_, profile)) {
+      window_bytes_(window_of(limits_, profile, transfer_workers)),
+      transfer_window_bytes_(transfer_window_bytes(transfer_workers)) {
   for (auto& lanes : lanes_) lanes.reserve(table.all().size());
 }
 
@@ -166,7 +168,7 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 
 bool DeviceQueue::may_issue(uint32_t bytes) const {
   // What waits for its turn with the transfer must not keep the device from its own work.
-  const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes);
+  const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes_);
   return issued_bytes_ == 0 || issued_bytes_ + bytes <= window_bytes_ + behind;
 }
 

@@ -16,6 +16,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -30,8 +31,12 @@
 namespace kvpool {
 
 // Bytes that are with the transfer at once: enough to keep it busy, little enough that their order can still
-// be chosen.
-inline constexpr uint64_t transfer_window_bytes = 16ULL << 20;
+// be chosen. Of a worker's, half are done while it is being given more: eight workers with one segment of 1
+// MiB each summed four fifths of what they can.
+inline constexpr uint64_t worker_window_bytes = 4ULL << 20;
+inline uint64_t transfer_window_bytes(uint32_t workers) {
+  return std::max<uint64_t>(16ULL << 20, workers * worker_window_bytes);
+}
 
 struct DeviceCounters {
   uint64_t read_bytes = 0;
@@ -47,7 +52,7 @@ struct DeviceCounters {
 class DeviceQueue {
  public:
   DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::span<std::byte> staging,
-              const DeviceProfile& profile);
+              const DeviceProfile& profile, uint32_t transfer_workers = 1);
 
   enum class Kind : uint8_t { read, write };
 
@@ -166,6 +171,7 @@ class DeviceQueue {
   Staging staging_;
   double bytes_per_second_;
   uint64_t window_bytes_;
+  uint64_t transfer_window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
   uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind
   uint64_t queued_bytes_ = 0;

@@ -49,7 +49,7 @@ Engine::Engine(const Wiring& wiring, EngineOptions options)
   queues_.reserve(wiring.devices.size());
   for (size_t i = 0; i < wiring.devices.size(); ++i) {
     queues_.emplace_back(DeviceId(static_cast<uint8_t>(i)), *wiring.devices[i], table_, wiring.staging[i],
-                         options_.profile.devices[i]);
+                         options_.profile.devices[i], options_.transfer_workers);
   }
   now_ = clock_.now();
 }

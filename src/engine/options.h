@@ -21,8 +21,9 @@ struct EngineOptions {
   Nanos deadline{std::chrono::seconds(30)};      // of a request that names none
   Nanos stall_warning{std::chrono::seconds(5)};  // without progress
   Verify verify = Verify::storage;
-  std::vector<double> shares;  // planned, one a device
-  Profile profile;             // one entry a device
+  uint32_t transfer_workers = 1;  // that copy and sum at the same time
+  std::vector<double> shares;     // planned, one a device
+  Profile profile;                // one entry a device
 };
 
 }  // namespace kvpool

@@ -244,7 +244,8 @@ DeviceQueue* Engine::next_to_transfer() {
 
 bool Engine::flush_transfers() {
   bool worked = false;
-  while (transferring_bytes_ < transfer_window_bytes || transferring_ < transfers_min) {
+  const uint64_t window_bytes = transfer_window_bytes(options_.transfer_workers);
+  while (transferring_bytes_ < window_bytes || transferring_ < transfers_min) {
     DeviceQueue* queue = next_to_transfer();
     if (queue == nullptr) break;
     const PartHandle handle = queue->to_transfer.head;
