@@ -199,7 +199,7 @@ class PageMover {
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
   uint64_t units_started_ = 0;
-  std::chrono::steady_clock::time_point refused_until_{};  // by the pool, which was busy
+  std::chrono::steady_clock::time_point refused_until_;  // by the pool, which was busy
   std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
   std::deque<std::unique_ptr<Job>> stores_;
