@@ -2,11 +2,11 @@
 # clang-tidy over all sources; .clang-tidy says what it looks for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/build.sh --configure-only release
+scripts/build.sh --configure-only lint
 # The checkout as CMake spells it, as a regular expression.
-root=$(sed -n '/^CMAKE_HOME_DIRECTORY:INTERNAL=/{s///;s/[][\.*+?^(){}|$]/\\&/g;p}' build/release/CMakeCache.txt)
+root=$(sed -n '/^CMAKE_HOME_DIRECTORY:INTERNAL=/{s///;s/[][\.*+?^(){}|$]/\\&/g;p}' build/lint/CMakeCache.txt)
 # Tests are left out: GoogleTest's macros trip checks that say nothing about the product.
-PYTHONUNBUFFERED=1 run-clang-tidy-19 -quiet -p build/release -j "$(nproc)" \
+PYTHONUNBUFFERED=1 run-clang-tidy-19 -quiet -p build/lint -j "$(nproc)" \
   "^$root/(src|apps|bench|connectors)/(?!.*_test\.cpp)" 2>&1 |
   grep --line-buffered -vE '^([0-9]+ warnings? generated\.)?$' || {
   echo "make lint: FAILED"
