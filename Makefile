@@ -3,7 +3,7 @@
 # make        build only: build/release/kvpool
 # Each installs the packages that are missing first (packages.txt).
 
-.PHONY: all demo test test-vm test-engines gpu wheel bench fuzz format lint clean packages
+.PHONY: all demo test test-vm test-engines test-engines-gpu gpu wheel bench fuzz format lint clean packages
 .NOTPARALLEL:
 
 FUZZ_SECONDS ?= 60
@@ -35,6 +35,10 @@ gpu: packages
 	@scripts/build.sh release gpu
 	@[ ! -x build/release/gpu_transfer_test ] || build/release/gpu_transfer_test || [ $$? -eq 77 ]
 	@[ ! -x build/release/gpu_mover_test ] || build/release/gpu_mover_test || [ $$? -eq 77 ]
+
+# The same engines on a GPU, with vLLM as it is there: PYTHON has vLLM, kvpool and pytest. Else it says SKIP.
+test-engines-gpu:
+	@scripts/test_engines_gpu.sh $(PYTHON) || [ $$? -eq 77 ]
 
 # A wheel that other machines install without kvpool's libraries, into build/wheel. The first of PYTHON builds it, all try it.
 wheel: packages

