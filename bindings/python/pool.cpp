@@ -189,6 +189,7 @@ nb::list Pool::device_stats() const {
     KVPOOL_FIELD(read_bytes_per_second);
     KVPOOL_FIELD(write_bytes_per_second);
     KVPOOL_FIELD(discarded_bytes);
+    out["in_memory"] = stats.in_memory != 0;
 #undef KVPOOL_FIELD
     all.append(out);
   }

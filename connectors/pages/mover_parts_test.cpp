@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
@@ -79,7 +80,7 @@ class MoverParts : public LateMoverTest {
 // Four units have memory for their blocks: one is all of the first part, three of the second. All are
 // refused; a store takes memory then, so that what is tried again is cut anew, and the first part waits.
 TEST_F(MoverParts, ComeOnceThoughThePoolWasBusy) {
-  start(toml({"memory", "file"}, "tickets = 1", "limit_read = \"1MB/s\""));
+  start(toml({"memory", "file"}, "tickets = 1", "limit_read = \"500KB/s\""));
   use_late(8 * layers * full_pages * 6144 + (1 << 16));
   EXPECT_EQ(store(1, 12), 12U);
   const kvpool_pin held = pin(1, 12);
@@ -91,6 +92,13 @@ TEST_F(MoverParts, ComeOnceThoughThePoolWasBusy) {
   const uint64_t other = begin_store(101, 1);
   ASSERT_TRUE(late_->wait_waiting(Late::to_segments, 1));
   wait_refused(slow, stats().busy_requests + 8);
+  // Not again and again at once: 50 ms would be enough for thousands.
+  const uint64_t refused = stats().busy_requests;
+  const auto began = std::chrono::steady_clock::now();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto waited = std::chrono::steady_clock::now() - began;
+  const auto turns = static_cast<uint64_t>(waited / std::chrono::milliseconds(1)) + 1;
+  EXPECT_LE(stats().busy_requests - refused, 16 * turns);  // as many as it has units
   EXPECT_EQ(mover_->stats().loaded_bytes, 0U);
   EXPECT_EQ(kvpool_cancel(client_->handle(), slow), KVPOOL_OK);
   client_->finish(slow);

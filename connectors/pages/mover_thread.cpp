@@ -100,7 +100,7 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   Job& job = *unit.job;
   unit.has_result = true;
   const bool too_large = result.status == KVPOOL_TOO_LARGE && unit.count > 1;
-  if (too_large) unit_count_most_ = std::min(unit_count_most_, unit.count / 2);
+  if (too_large) unit_segments_most_ = std::min(unit_segments_most_, unit.count / 2 * unit.layers);
   if ((result.status == KVPOOL_BUSY || too_large) && job.is_load && !job.stopped) {
     unit.drop_copies();
     job.put_back({unit.part, unit.first, unit.count});
@@ -181,7 +181,8 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   unit.blocks_of_slot =
       std::min(static_cast<uint32_t>(slot_bytes_ / unit.block_stride_bytes), segments() / unit.layers);
   unit.first = next.first;
-  unit.count = std::min({std::min(unit_blocks_, room) * unit.blocks_of_slot, unit_count_most_, next.count});
+  const uint32_t taken = std::max(1U, unit_segments_most_ / unit.layers);  // by the pool, as far as is known
+  unit.count = std::min({std::min(unit_blocks_, room) * unit.blocks_of_slot, taken, next.count});
   const uint32_t slots = (unit.count + unit.blocks_of_slot - 1) / unit.blocks_of_slot;
   unit.slots.assign(free_slots_.end() - slots, free_slots_.end());
   unit.ticket = 0;
@@ -361,8 +362,8 @@ void PageMover::sleep() {
     std::array<pollfd, 3> descriptors = {{{.fd = wake_fd_, .events = POLLIN, .revents = 0},
                                           {.fd = kvpool_event_fd(consumer_), .events = POLLIN, .revents = 0},
                                           {.fd = copier.wait_fd(), .events = POLLIN, .revents = 0}}};
-    const bool refused =
-        std::ranges::any_of(loads_, [](const std::unique_ptr<Job>& job) { return !job->again.empty(); });
+    const bool refused = std::ranges::any_of(
+        loads_, [](const std::unique_ptr<Job>& job) { return job->wants_more() && !job->again.empty(); });
     ::poll(descriptors.data(), descriptors.size(), idle ? -1 : refused ? refused_ms : look_ms);
     uint64_t ignored = 0;
     [[maybe_unused]] const ssize_t taken = read(wake_fd_, &ignored, sizeof ignored);

@@ -190,7 +190,7 @@ class PageMover {
   std::vector<uint64_t> bytes_before_;    // [layers + 1] in a block
   uint64_t slot_bytes_ = 0;
   uint32_t unit_blocks_ = 0;
-  uint32_t unit_count_most_ = UINT32_MAX;  // blocks of a request, when the pool has found one too large
+  uint32_t unit_segments_most_ = UINT32_MAX;  // of a request, when the pool has found one too large
   bool knows_events_ = false;
   kvpool_consumer* consumer_ = nullptr;
   std::byte* slots_ = nullptr;

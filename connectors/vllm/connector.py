@@ -137,7 +137,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
     def _is_memory(self) -> bool:
         """Whether the pool has its blocks in memory alone."""
         devices = self._user.pool.device_stats()
-        return all(device["planned_share"] == 0 or device["name"].startswith("memory") for device in devices)
+        return all(device["planned_share"] == 0 or device["in_memory"] for device in devices)
 
     def _give_up(self, reason: Exception) -> None:
         log.warning("kvpool: the engine runs without the pool: %s", reason)

@@ -140,6 +140,7 @@ typedef struct kvpool_device_stats {
   double read_bytes_per_second; /* by the profile */
   double write_bytes_per_second;
   uint64_t discarded_bytes; /* that the device was advised to drop */
+  uint32_t in_memory;       /* 1: it is memory, which is read in place */
 } kvpool_device_stats;
 
 /* Snapshots, at most a few milliseconds old. Any thread. */

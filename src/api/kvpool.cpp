@@ -245,6 +245,7 @@ kvpool_status kvpool_get_device_stats(kvpool_pool* pool, uint32_t device, kvpool
       all.read_bytes_per_second = profile.read_bytes_per_second;
       all.write_bytes_per_second = profile.write_bytes_per_second;
       all.discarded_bytes = counters.discarded_bytes;
+      all.in_memory = pool->pieces->set->devices()[device]->limits().in_place ? 1 : 0;
     });
     return kvpool::give_struct(all, stats) ? KVPOOL_OK : KVPOOL_INVALID_ARGUMENT;
   });

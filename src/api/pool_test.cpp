@@ -46,7 +46,9 @@ TEST_F(Pool, GivesBackWhatWasStored) {
   EXPECT_EQ(matched.result.pin, 0U);
   expect_all(client, shape, batch);
   EXPECT_GT(device_stats(memory).used_bytes, 0U);
+  EXPECT_EQ(device_stats(memory).in_memory, 1U);
   EXPECT_GT(device_stats(file).read_bytes, 0U);
+  EXPECT_EQ(device_stats(file).in_memory, 0U);
   const kvpool_stats all = stats();
   EXPECT_EQ(all.stored_blocks, 20U);
   EXPECT_EQ(all.retrieved_blocks, 20U);

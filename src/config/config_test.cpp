@@ -195,6 +195,9 @@ TEST(Config, EachErrorNamesFileLineKeyAndWhatIsAllowed) {
   const std::vector<Case> cases = {
       {"", "kvpool.toml: key 'device': there is none; allowed: 1 to 16 [[device]]"},
       {"x = [", "kvpool.toml:1: not TOML: "},
+      {"[[device]]\nkind = \"memory\"\nsize = \"16MiB\"\n[[namespace]]\nname = \"a\"\nmodel = "
+       "\"llama-3.1-8b\"\n",
+       "kvpool.toml:4: key 'namespace[0]': a block of 32 MiB is more than all devices have, 16 MiB"},
       {minimal + "size = 5\n", "kvpool.toml:4: not TOML: "},
       {minimal + "[pol]\n",
        "kvpool.toml:4: key 'pol': unknown table or key, did you mean 'pool'?; allowed: "},

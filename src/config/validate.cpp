@@ -71,6 +71,8 @@ void check_namespaces(const Config& config, Problems& problems) {
     problems.push_back({"namespace", fmt::format("there are {}", config.namespaces.size()),
                         fmt::format("at most {} [[namespace]]", namespaces_max), 0});
   }
+  uint64_t pool_bytes = 0;
+  for (const DeviceConfig& device : config.devices) pool_bytes += device.size_bytes;
   std::set<std::string> names;
   for (size_t i = 0; i < config.namespaces.size(); ++i) {
     const NamespaceConfig& ns = config.namespaces[i];
@@ -83,8 +85,14 @@ void check_namespaces(const Config& config, Problems& problems) {
       problems.push_back({path + ".name", fmt::format("'{}' is another namespace's name", ns.name),
                           "a name of its own for each namespace", 0});
     }
-    const Status shape = validate(ns.geometry);
-    if (!shape) problems.push_back({path, shape.error().message, "", 0});
+    if (const Status shape = validate(ns.geometry); !shape) {
+      problems.push_back({path, shape.error().message, "", 0});
+    } else if (ns.geometry.block_bytes() > pool_bytes) {
+      problems.push_back({path,
+                          fmt::format("a block of {} is more than all devices have, {}",
+                                      format_bytes(ns.geometry.block_bytes()), format_bytes(pool_bytes)),
+                          "room for one block of each namespace at least", 0});
+    }
   }
 }
 

@@ -190,6 +190,12 @@ Result<NamespaceId> Engine::add_namespace(const Geometry& geometry, bool flat) {
                       largest, queue.staging().size_bytes(), queue.name()));
     }
   }
+  uint64_t pool_bytes = 0;
+  for (const DeviceQueue& queue : queues_) pool_bytes += queue.limits().size_bytes;
+  if (geometry.block_bytes() > pool_bytes) {
+    return refuse(fmt::format("a block of {} bytes is more than all devices have, {} bytes",
+                              geometry.block_bytes(), pool_bytes));
+  }
   auto added = catalog_.add_namespace(geometry, flat);
   if (added) {
     KVPOOL_ASSERT(added->value == flat_.size());

@@ -17,6 +17,8 @@ _LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 # Models whose layers all have the window. Of others that do not say which have it none is taken to: that is too
 # much at most.
 _ALL_SLIDE = ("mistral", "mixtral", "phi3", "phi4_multimodal", "phimoe", "starcoder2")
+# Of models some of whose layers keep a state and no keys and values.
+_NOT_ATTENTION = ("attn_layer_period", "hybrid_override_pattern", "mamba_d_state", "ssm_cfg", "state_size")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Geometry:
             raise refuse("segment_bytes", self.segment_bytes, "a list with the bytes of one segment or more")
         for i, size in enumerate(self.segment_bytes):
             count(size, f"segment_bytes[{i}]")
+        if not hasattr(self.window, "__len__") or not all(isinstance(one, bool) for one in self.window):
+            raise refuse("window", self.window, "True or False for each segment")
 
     @property
     def block_bytes(self) -> int:
@@ -65,7 +69,7 @@ class Geometry:
         One segment a layer, of keys and values: 2 x block_tokens x kv_heads x head_dim x bytes of dtype. A
         layer with a sliding window keeps the last `sliding_window` tokens of a block. Layers that compress
         keys and values (multi-head latent attention) keep kv_lora_rank + qk_rope_head_dim numbers a token.
-        `dtype` is the cache's, by default the model's. With `tensor_parallel` ranks, one rank's share.
+        `dtype` is the cache's, by default the model's, and bfloat16 where the config has none. With `tensor_parallel` ranks, one rank's share.
 
         Which layers have the window is read as Hugging Face does: by `layer_types`; else every
         `sliding_window_pattern`-th layer is full; else those from `max_window_layers` on have it, or all of a
@@ -78,6 +82,9 @@ class Geometry:
         count(tensor_parallel, "tensor_parallel")
         outer = _read(config)
         fields = outer.text_config()
+        for name in _NOT_ATTENTION:
+            if fields.has(name):
+                raise fields.refuse(name, "a model whose layers all are attention")
         dtype_bytes, dtype = _dtype(dtype, fields, outer)
         layers = fields.count("num_hidden_layers", "n_layer")
         per_token = _numbers_per_token(fields, tensor_parallel) * dtype_bytes

@@ -106,6 +106,7 @@ COUNT = "a whole number from 1 to 4294967295 is wanted"
         ({"layer_types": ["linear_attention"] * 32}, "for each of 32 layers one of full_attention, "),
         ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention']; for each of 32 layers"),
         ({"layer_types": 32}, "layer_types is 32; for each of 32 layers"),
+        ({"attn_layer_period": 8}, "attn_layer_period is 8; a model whose layers all are attention is wanted"),
         ({"text_config": [1]}, "text_config is [1]; an object is wanted"),
         ({"text_config": {"n_layer": 0}}, f"text_config: n_layer is 0; {COUNT}"),
     ],
@@ -164,6 +165,7 @@ def test_what_is_wrong_with_an_argument_is_said_in_a_line(arguments, words):
         (("a", 1, []), "segment_bytes is []; a list with the bytes of one segment or more is wanted"),
         (("a", 1, 4096), "segment_bytes is 4096; a list with the bytes of one segment or more is wanted"),
         (("a", 1, [1, -1]), f"segment_bytes[1] is -1; {COUNT}"),
+        (("a", 1, [1], [0]), "window is [0]; True or False for each segment is wanted"),
         (("a", 1, [1 << 40]), f"segment_bytes[0] is 1099511627776; {COUNT}"),
     ],
 )
