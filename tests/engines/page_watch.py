@@ -1,4 +1,4 @@
-"""Holds every page that an engine computes on against the first one that it computed for the same tokens.
+"""Holds every page that an engine computes on against the first one that was seen for the same tokens.
 
 Tokens say little about bytes: a model may answer the same with a page that is slightly wrong, and in bfloat16 it answers
 otherwise with right ones, since the sums of another batch are rounded otherwise.
@@ -10,7 +10,7 @@ import torch
 
 # Of two computations of one page, in batches of other shapes: of the largest number in the page's layer.
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.06}
-_PAGES_MAX = 3000  # the oldest are forgotten
+_KNOWN_BYTES_MAX = 3 << 30  # those that were not seen for longest are forgotten
 
 
 class PageWatch:
@@ -22,6 +22,7 @@ class PageWatch:
         self._hash_tokens = scheduler.hash_block_size if hasattr(scheduler, "hash_block_size") else self._groups[0][0]
         self._manager = scheduler.kv_cache_manager
         self._known: collections.OrderedDict = collections.OrderedDict()  # (group, hash) -> what was seen there, each different
+        self._known_bytes = 0
         self._same: dict[str, int] = {}
         self.wrong: list[str] = []
         for name in ("free", "pop_blocks_for_free"):  # the latter while a step is under way
@@ -68,7 +69,9 @@ class PageWatch:
         at = (index + 1) * page_tokens // self._hash_tokens - 1
         if at >= len(hashes):
             return False
-        versions = self._known.setdefault((group, hashes[at]), [])
+        key = (group, hashes[at])
+        versions = self._known.setdefault(key, [])
+        self._known.move_to_end(key)
         if any(torch.equal(content, version) for version in versions):
             return True
         if versions:
@@ -78,6 +81,8 @@ class PageWatch:
                 self.wrong.append(f"{request.request_id}: page {index} of group {group} is off by {off:.3g}")
                 return False
         versions.append(content)
-        if len(self._known) > _PAGES_MAX:
-            self._known.popitem(last=False)
+        self._known_bytes += content.nbytes
+        while self._known_bytes > _KNOWN_BYTES_MAX:
+            _, forgotten = self._known.popitem(last=False)
+            self._known_bytes -= sum(version.nbytes for version in forgotten)
         return False

@@ -78,6 +78,7 @@ def test_all_that_run_lose_their_pages(engine, prompts, cold, steps):
         names = [engine.add(one, 30) for one in prompts[:2]]
         while len(engine.core.scheduler.running) < 2:
             engine.step()
+            assert engine.llm.llm_engine.has_unfinished_requests(), "they never ran side by side"
         for _ in range(steps):
             engine.step()
         try:
