@@ -80,7 +80,7 @@ TEST_F(Binding, RefusesDrivesThatHoldSomethingOrAreInUse) {
   fs::create_directories("/tmp/mounted");
   ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", MS_RDONLY, nullptr), 0);
   EXPECT_HAS(refusal("ext4"), "is mounted; it was left alone");
-  ASSERT_EQ(umount("/tmp/mounted"), 0);
+  ASSERT_EQ(unmount("/tmp/mounted"), 0);
   ASSERT_EQ(std::system(("mkswap " + block_path_of("swap") + " >/dev/null").c_str()), 0);
   ASSERT_EQ(swapon(block_path_of("swap").c_str(), 0), 0);
   EXPECT_HAS(refusal("swap"), "is swap space; it was left alone");

@@ -3,13 +3,17 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 
 #include <array>
+#include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 namespace kvpool {
 
@@ -31,6 +35,16 @@ inline std::string name_of(const std::string& serial) {
 inline std::string path_of(const std::string& serial) { return "/dev/" + name_of(serial); }
 inline std::string block_path_of(const std::string& serial) {
   return "/dev/nvme" + name_of(serial).substr(2);
+}
+
+// The kernel lets the files of an io_uring go some time after its process has ended.
+inline int unmount(const char* path) {
+  for (int tries = 0; tries < 200; ++tries) {
+    if (umount(path) == 0) return 0;
+    if (errno != EBUSY) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  return -1;
 }
 
 // A drive's first bytes and its last, to see that nobody wrote there.

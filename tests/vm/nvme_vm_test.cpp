@@ -85,7 +85,7 @@ TEST_F(NvmeDrives, ThatTheKernelUsesAreRefused) {
   fs::create_directories("/tmp/mounted");
   ASSERT_EQ(mount(block_path_of("ext4").c_str(), "/tmp/mounted", "ext4", 0, nullptr), 0);
   EXPECT_HAS(refusal("ext4"), "is mounted; it was left alone");
-  ASSERT_EQ(umount("/tmp/mounted"), 0);
+  ASSERT_EQ(unmount("/tmp/mounted"), 0);
   // Blank, and yet somebody's: whoever holds the block device for himself.
   const int held = ::open(block_path_of("suite").c_str(), O_RDWR | O_EXCL | O_CLOEXEC);
   ASSERT_GE(held, 0);
@@ -343,7 +343,7 @@ TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
          "segments = 8\n";
   const Outcome run = kvpool(
       "bench longdoc --config /tmp/longdoc.toml --model small --tokens 128 --documents 2 --repeat 1 --json");
-  EXPECT_EQ(umount("/tmp/mounted"), 0);
+  EXPECT_EQ(unmount("/tmp/mounted"), 0);
   ASSERT_EQ(run.status, 0) << run.errors;
   const json result = json::parse(run.output);
   EXPECT_TRUE(result["left_out"].empty());
