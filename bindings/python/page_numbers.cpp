@@ -23,6 +23,14 @@ void append(PageNumbers& pages, const PageNumbers& more, size_t first) {
   for (size_t i = first; i < end; ++i) pages.of.push_back(more.of[i]);
 }
 
+void append_wanted(PageNumbers& pages, const PageNumbers& more, size_t first, size_t end, size_t wanted) {
+  end = std::min(end, more.of.size());
+  for (size_t i = first; i < end; ++i) {
+    const int32_t number = more.of[i];
+    pages.of.push_back(i < wanted || number == 0 ? -1 : number);
+  }
+}
+
 void unwant(PageNumbers& pages, size_t count) {
   std::fill_n(pages.of.begin(), std::min(count, pages.of.size()), -1);
 }
@@ -45,6 +53,8 @@ void bind_page_numbers(nb::module_& module) {
            })
       .def("part", &part, "first"_a, "end"_a = SIZE_MAX, "A copy; less of it where there are not so many.")
       .def("extend", &append, "more"_a, "first"_a = 0, "By another's, from its `first` on.")
+      .def("extend_wanted", &append_wanted, "more"_a, "first"_a, "end"_a, "wanted"_a,
+           "By another's [first, end): -1 for those before `wanted`, and for 0, vLLM's page that is none.")
       .def("unwant", &unwant, "count"_a, "Sets the first ones to -1.")
       .def("tolist", [](const PageNumbers& pages) { return pages.of; });
   nb::implicitly_convertible<nb::list, PageNumbers>();

@@ -383,16 +383,17 @@ class SchedulerSide:
             pages.unwant(done)
             return pages
         pages = PageNumbers()
+        groups = [
+            (group, ids, -(-computed // group.page_tokens), PageNumbers([-1] * group.pages))
+            for group, ids in zip(self._layout.groups, tracked.block_ids)
+        ]
         for block in range(first, end):
-            for group, ids in zip(self._layout.groups, tracked.block_ids):
-                start = self._layout.first_page(group, block)
+            for group, ids, wanted, none in groups:
                 if group.window and block + 1 < end:
-                    pages.extend([-1] * group.pages)
+                    pages.extend(none)
                     continue
-                pages.extend([
-                    -1 if index * group.page_tokens < computed else ids[index] or -1
-                    for index in range(start, start + group.pages)
-                ])  # fmt: skip
+                start = self._layout.first_page(group, block)
+                pages.extend_wanted(ids, start, start + group.pages, wanted)
         return pages
 
     def _store_pages(self, tracked: Tracked, first: int, end: int) -> PageNumbers | None:

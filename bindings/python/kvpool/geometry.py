@@ -82,9 +82,9 @@ class Geometry:
         count(tensor_parallel, "tensor_parallel")
         outer = _read(config)
         fields = outer.text_config()
-        for name in _NOT_ATTENTION:
-            if fields.has(name):
-                raise fields.refuse(name, "a model whose layers all are attention")
+        for field in _NOT_ATTENTION:
+            if fields.has(field):
+                raise fields.refuse(field, "a model whose layers all are attention")
         dtype_bytes, dtype = _dtype(dtype, fields, outer)
         layers = fields.count("num_hidden_layers", "n_layer")
         per_token = _numbers_per_token(fields, tensor_parallel) * dtype_bytes

@@ -144,6 +144,10 @@ def test_page_numbers_are_a_list_of_few_words():
     assert part.tolist() == [-1, 1] and pages[0] == 3
     part.unwant(9)
     assert part.tolist() == [-1, -1]
+    wanted = PageNumbers([9])
+    wanted.extend_wanted(PageNumbers([5, 0, 6, 7, 8]), 0, 4, 1)
+    wanted.extend_wanted(pages, 6, 99, 0)
+    assert wanted.tolist() == [9, -1, -1, 6, 7, -1]
     with pytest.raises(IndexError):
         pages[7]
     for wrong in ([1 << 31], [1.5], ["1"], 7):
