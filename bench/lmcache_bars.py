@@ -44,6 +44,11 @@ class Wrong(Exception):
     pass
 
 
+def with_huge_pages():
+    """All sides alike: what they allocate is in huge pages, where the kernel gives those to whoever asks."""
+    return {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
 def run(command, **more):
     done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
     if done.returncode != 0:
@@ -66,9 +71,9 @@ class Bench:
         """Bytes a second."""
         command = ["fio", "--name=reference", f"--filename={self.folder / 'fio'}", f"--size={ROUNDS * ROUND_BYTES}",
                    "--bs=1m", "--direct=1", "--ioengine=io_uring", "--iodepth=32", f"--iomem={self.iomem}",
+                   "--fixedbufs", "--registerfiles", "--time_based", "--runtime=2", "--buffer_pattern=0x5a",
                    f"--rw={direction}", "--output-format=json"]
-        environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-        return json.loads(run(command, env=environment))["jobs"][0][direction]["bw_bytes"]
+        return json.loads(run(command, env=with_huge_pages()))["jobs"][0][direction]["bw_bytes"]
 
     def reference(self):
         return {"store": self.fio("write"), "load": self.fio("read")}
@@ -112,7 +117,7 @@ class Bench:
         try:
             run([self.lmcache, "bench", "l2", "--l2-adapter", spec, "--num-keys", str(keys), "--in-flight", str(IN_FLIGHT),
                  "--data-size-kb", str(kib), "--l1-align-bytes", "4096", "--rounds", str(ROUNDS), "--warmup-rounds", "1",
-                 "--no-skip-verify" if verify else "--skip-verify", "--format", "json", "--output", str(report)])
+                 "--no-skip-verify" if verify else "--skip-verify", "--format", "json", "--output", str(report)], env=with_huge_pages())
             sections = json.loads(report.read_text())["metrics"].values()
         finally:
             if (self.folder / name).is_dir():

@@ -180,6 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--disk-gib", type=int, default=30)
     parser.add_argument("--gpu-memory", type=float, default=0.9)
     parser.add_argument("--batched-tokens", type=int, default=16384)
+    parser.add_argument("--block-size", type=int, help="of the engine's pages, in tokens; else vLLM's own choice")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--timeout-s", type=float, default=900, help="for each system; what it has measured by then counts")

@@ -171,6 +171,8 @@ class Engine:
         if options.probe and options.system in ("kvpool-both", "kvpool-disk", "kvpool-spill"):
             probe(options.probe, folder, transfer)
         more = {"kv_transfer_config": transfer} if transfer else {}
+        if options.block_size:
+            more["block_size"] = options.block_size
         self.llm = LLM(model=str(pathlib.Path(options.models) / options.model), load_format="dummy", skip_tokenizer_init=True,
                        dtype=options.dtype, max_model_len=max(3000, *options.tokens) + 16,
                        max_num_batched_tokens=options.batched_tokens, gpu_memory_utilization=options.gpu_memory,

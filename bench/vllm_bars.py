@@ -58,8 +58,7 @@ class Cost:
         made = 0.0
         for task in pathlib.Path("/proc/self/task").iterdir():
             if (task / "comm").read_text().startswith("kvpool"):
-                user, kernel = (task / "stat").read_text().rsplit(")", 1)[1].split()[11:13]
-                made += (int(user) + int(kernel)) / os.sysconf("SC_CLK_TCK")
+                made += time.clock_gettime(~int(task.name) << 3 | 6)  # the thread's clock; `stat` has steps of 10 ms
         return made
 
 
