@@ -211,6 +211,57 @@ TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
   EXPECT_EQ(take_next(Nanos(150)), nullptr);
 }
 
+class WindowTest : public testing::Test {
+ protected:
+  static constexpr uint32_t mib = 1 << 20;
+  static constexpr uint32_t blocks = 64;
+
+  // Segments of 1 MiB that are issued, and started, before no more may be.
+  [[nodiscard]] std::pair<uint32_t, uint32_t> fill(DeviceQueue& queue) {
+    Ticket& ticket = *table_.take();
+    ticket.op = Op::retrieve;
+    ticket.geometry = &geometry_;
+    ticket.columns = 1;
+    ticket.blocks = blocks;
+    ticket.urgent_at = ticket.deadline = never;
+    for (uint32_t block = 0; block < blocks; ++block) {
+      const PartHandle handle = table_.handle(ticket, 0, block);
+      table_.part(handle) = {.device = DeviceId(0)};
+      queue.enqueue(ticket, handle);
+    }
+    uint32_t issued = 0;
+    uint32_t started = 0;
+    for (; issued < blocks && queue.may_issue(mib); ++issued) {
+      const PartHandle handle = queue.take(ticket, Nanos{0});
+      if (!queue.may_start(mib)) continue;
+      queue.start(handle, IoKind::read, nullptr);
+      EXPECT_TRUE(queue.flush());
+      ++started;
+    }
+    return {issued, started};
+  }
+
+  Geometry geometry_{.name = "test", .segment_bytes = {mib}};
+  TicketTable table_{8, 1024, 256};
+};
+
+TEST_F(WindowTest, OfStorageIs32MibUnlessTheProfileSays) {
+  TestDevice one(false, blocks, blocks * size_t{mib});
+  DeviceQueue unknown(DeviceId(0), one, table_, {}, {.name = "test"});
+  EXPECT_EQ(fill(unknown), std::pair(64U, 32U));  // as many again wait for their sums
+  TestDevice another(false, blocks, blocks * size_t{mib});
+  DeviceQueue known(DeviceId(0), another, table_, {}, {.name = "test", .queue_bytes = 18 * mib});
+  EXPECT_EQ(fill(known), std::pair(36U, 18U));
+}
+
+TEST_F(WindowTest, OfMemoryIs4MibForEachWorkerAnd8AtLeast) {
+  TestDevice device(true, blocks, blocks * size_t{mib});
+  for (const auto& [workers, wanted] : {std::pair(1U, 8U), std::pair(2U, 8U), std::pair(8U, 32U)}) {
+    DeviceQueue queue(DeviceId(0), device, table_, {}, {.name = "test"}, workers);
+    EXPECT_EQ(fill(queue).first, wanted) << workers;
+  }
+}
+
 // Moves half of what it is asked for, and says that all is well.
 class HalfDevice final : public Device {
  public:

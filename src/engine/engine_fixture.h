@@ -73,6 +73,7 @@ class EngineFixture : public testing::Test {
     uint32_t tickets_max = 8;
     Verify verify = Verify::always;
     SimTransferOptions transfer;
+    uint32_t transfer_workers = 1;  // that the engine knows of
   };
 
   void open(const Machine& machine, const Geometry& geometry) {
@@ -106,6 +107,7 @@ class EngineFixture : public testing::Test {
     options.shares = machine.shares;
     options.tickets_max = machine.tickets_max;
     options.verify = machine.verify;
+    options.transfer_workers = machine.transfer_workers;
     options.deadline = std::chrono::seconds(10);
     wiring.clock = &clock;
     wiring.catalog = catalog.get();

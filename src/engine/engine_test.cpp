@@ -45,6 +45,26 @@ TEST_F(EngineTest, ARequestBeyondTheTicketsIsBusyAndTheNextOneIsServed) {
   EXPECT_EQ(engine->pins().in_use(), 0);
 }
 
+TEST_F(EngineTest, KeepsAllWorkersBusyWithLargeSegments) {
+  constexpr uint32_t workers = 32;
+  constexpr uint32_t mib = 1 << 20;
+  SimDeviceOptions memory = host_memory();
+  memory.size_bytes = 64 * mib;
+  memory.read_bytes_per_second = 1e12;
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {memory},
+                                .shares = {1},
+                                .window_bytes = 0,
+                                .transfer = {.workers = workers, .copy_bytes_per_second = mib * 1e3},
+                                .transfer_workers = workers},
+                               {.name = "large", .segment_bytes = {mib}}));
+  ASSERT_NO_FATAL_FAILURE(store(0, workers));
+  const Nanos sent_at = clock.now();
+  const uint16_t slot = send(message(Op::retrieve, 0, workers));
+  EXPECT_EQ(finish(slot).blocks, workers);
+  // A copy takes 1 ms, and nobody copies twice.
+  EXPECT_LT(ends(slot).result_at - sent_at, microseconds(1900));
+}
+
 TEST_F(EngineTest, WritesGiveWayToReadsButAreNotStarved) {
   ASSERT_NO_FATAL_FAILURE(open(
       {.devices = {drive()}, .shares = {1}, .window_bytes = 4 * 4096, .verify = Verify::none}, uniform(8)));
