@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "connectors/pages/late_fixture.h"
+#include "connectors/pages/mover_work.h"
 
 namespace kvpool::pages {
 namespace {
@@ -113,6 +114,34 @@ TEST_F(MoverParts, ComeOnceThoughThePoolWasBusy) {
   while (stats().tickets_under_way > 0) std::this_thread::yield();
   late_->hold(Late::to_segments, false);
   EXPECT_EQ(ended(other, EventKind::stored), 1U);
+}
+
+// What was refused is made anew in the order of its parts and blocks, whatever the order of the refusals.
+TEST(MoverJob, TakesWhatWasRefusedFirstThingsFirst) {
+  using Range = PageMover::Job::Range;
+  constexpr uint32_t blocks = 10;
+  PageMover::Job job;
+  job.blocks = job.good = blocks;
+  job.parts = {{2, 11}, {layers, 12}};
+  const auto take = [&](uint32_t most) {
+    const Range next = job.next();
+    const uint32_t count = std::min(next.count, most);
+    job.take(next, count);
+    return Range{next.part, next.first, count};
+  };
+  std::vector<Range> taken;
+  while (!job.all_started()) taken.push_back(take(4));  // of each part 4, 4 and 2 blocks
+  ASSERT_EQ(taken.size(), 6U);
+  for (const size_t refused : {4, 0, 5, 1}) job.put_back(taken[refused]);
+  EXPECT_TRUE(job.wants_more());
+  std::vector<std::array<uint32_t, 3>> again;
+  while (job.wants_more()) {
+    const Range range = take(3);
+    again.push_back({range.part, range.first, range.count});
+  }
+  const std::vector<std::array<uint32_t, 3>> expected = {{0, 0, 3}, {0, 3, 1}, {0, 4, 3}, {0, 7, 1},
+                                                         {1, 4, 3}, {1, 7, 1}, {1, 8, 2}};
+  EXPECT_EQ(again, expected);
 }
 
 // Many blocks of them have room in a slot, more than a unit can name.

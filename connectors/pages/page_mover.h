@@ -133,8 +133,9 @@ class PageMover {
   // way. A GPU's driver then takes its time to let go of the pool's memory, also for what others run there.
   [[nodiscard]] kvpool_status close(uint64_t timeout_us, kvpool_error* error);
 
+  struct Job;  // mover_work.h, for its tests
+
  private:
-  struct Job;
   struct Unit;
 
   explicit PageMover(MoverOptions options);
