@@ -113,10 +113,11 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
   if (!options.link.empty()) {
     const auto link = parse_bytes_per_second(options.link);
     if (!link || *link == 0) {
-      return fail(Errc::invalid_argument, fmt::format("--link: '{}' is not a rate above 0", options.link));
+      return fail(Errc::invalid_argument,
+                  fmt::format("--link: '{}' is not a rate above 0, such as 55GB/s", options.link));
     }
     inputs.profile.link_bytes_per_second = static_cast<double>(*link);
-    if (in_place) in_place = config.in_place_bytes_per_second(*link);
+    in_place = config.in_place_bytes_per_second(*link);
   }
   for (size_t i = 0; i < config.devices.size(); ++i) {
     add_device(config.devices[i], *given, stored ? &stored->devices[i] : nullptr, in_place, inputs);
@@ -127,6 +128,31 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
                             config.devices[i].name));
   }
   return inputs;
+}
+
+uint64_t total_bytes(const Config& config) {
+  uint64_t bytes = 0;
+  for (const DeviceConfig& device : config.devices) bytes += device.size_bytes;
+  return bytes;
+}
+
+// Of that model alone, at most.
+uint64_t blocks_held(const Config& config, const Geometry& geometry) {
+  return total_bytes(config) / geometry.block_bytes();
+}
+
+void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan& plan) {
+  const uint64_t held = blocks_held(config, inputs.geometry);
+  if (plan.blocks > held) {
+    log_warn("the document does not fit: {} blocks, and the pool holds {} of them at most", plan.blocks,
+             held);
+    return;
+  }
+  for (size_t i = 0; i < plan.devices.size(); ++i) {
+    if (plan.devices[i].bytes_stored <= config.devices[i].size_bytes) continue;
+    log_warn("the document's share of '{}' is above its size: the rest spills to devices that have room",
+             config.devices[i].name);
+  }
 }
 
 // Until the last device is done, or the link has carried everything; nothing where a bandwidth is not known.
@@ -190,6 +216,7 @@ void print_as_json(const PlanOptions& options, const Config& config, const Input
               {"segments", plan.blocks * inputs.geometry.segments()},
               {"bytes", plan.bytes_stored},
               {"bytes_read", plan.bytes_read},
+              {"pool_tokens_max", blocks_held(config, inputs.geometry) * inputs.geometry.block_tokens},
               {"link_bytes_per_second", known(inputs.profile.link_bytes_per_second)},
               {"seconds", seconds ? ordered_json(*seconds) : ordered_json(nullptr)},
               {"prefix_busiest_over_ideal_max", worst_prefix(plan)},
@@ -202,6 +229,9 @@ void print_as_table(const PlanOptions& options, const Config& config, const Inpu
   fmt::print("{}, {} tokens: {} blocks of {} segments, {}; a retrieve reads {}\n", options.model,
              inputs.tokens, plan.blocks, inputs.geometry.segments(), format_bytes(plan.bytes_stored),
              format_bytes(plan.bytes_read));
+  fmt::print("the pool holds {} tokens of it at most, in {}\n",
+             blocks_held(config, inputs.geometry) * inputs.geometry.block_tokens,
+             format_bytes(total_bytes(config)));
   fmt::print("{:<16} {:>8} {:>8} {:>9} {:>11} {:>12} {:>10} {:>9}\n", "device", "planned", "share",
              "segments", "bytes", "bandwidth", "from", "seconds");
   for (size_t i = 0; i < plan.devices.size(); ++i) {
@@ -230,11 +260,7 @@ int run_plan(const Tool& tool, const PlanOptions& options) {
   if (!inputs) return print_error(inputs.error().message);
   const std::vector<double> shares = planned_shares(config->placement, inputs->profile);
   const DocumentPlan plan = plan_document(inputs->geometry, shares, inputs->tokens, options.document);
-  for (size_t i = 0; i < plan.devices.size(); ++i) {
-    if (plan.devices[i].bytes_stored <= config->devices[i].size_bytes) continue;
-    log_warn("the document's share of '{}' is above its size: the rest spills to devices that have room",
-             config->devices[i].name);
-  }
+  warn_of_room(*config, *inputs, plan);
   if (tool.json()) {
     print_as_json(options, *config, *inputs, plan);
   } else {

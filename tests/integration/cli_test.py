@@ -169,6 +169,21 @@ class Plan(Tool):
         _, err = self.run_tool("plan", "--config", "good.toml", code=2, environment={"KVPOOL_LOG": "error"})
         self.assertNotIn("the profile", err)
 
+    def test_says_what_the_pool_holds(self):
+        pool = ("--device", "sim,size=1GiB", "--device", "sim,size=1GiB,sim_read=3GB/s")
+        self.assertEqual(self.json_of("plan", *pool, "--json")["pool_tokens_max"], 16384)
+        out, err = self.run_tool("plan", *pool, code=0)
+        self.assertIn("the pool holds 16384 tokens of it at most, in 2 GiB", out)
+        self.assertIn("the document's share of 'sim1' is above its size: the rest spills", err)
+        _, err = self.run_tool("plan", *pool, "--tokens", "16385", code=0)
+        self.assertIn("the document does not fit: 65 blocks, and the pool holds 64 of them at most", err)
+        self.assertNotIn("spills", err)
+
+    def test_link_is_the_configuration_s(self):
+        document = self.json_of("plan", "--device", "memory,size=2GiB", "--link", "55GB/s", "--json")
+        self.assertEqual(document["devices"][0]["bandwidth_from"], "link")
+        self.assertEqual(document["devices"][0]["read_bytes_per_second"], 55e9)
+
     def test_refuses_what_cannot_be(self):
         self.refused("plan", "--config", "good.toml", message="no bandwidth of device 'memory0' is known")
         sim = ("--device", "sim,size=2GiB")
