@@ -74,11 +74,12 @@ prove() {
   local site outside
   unset LD_LIBRARY_PATH PYTHONPATH
   site=$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-  outside=$(find "$site"/kvpool* -type f \( -name '*.so*' -o -path '*.scripts/*' \) -exec ldd {} + |
+  outside=$(find "$site"/kvpool* -type f \( -name '*.so*' -o -path '*/kvpool/bin/*' \) -exec ldd {} + |
     awk -v site="$site/" '$2 == "=>" && index($3, site) != 1 {print $1, $3}' | sort -u |
     grep -vE '^lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)\.so\.[0-9]+ /' || true)
   [ -z "$outside" ] || fail "the wheel needs what is outside of it: $outside"
   "$1/bin/kvpool" --version
+  PYTHONPATH=$1/target "$1/target/bin/kvpool" --version
   (cd "$1" && bin/python -I "$2/examples/plain.py")
 }
 
@@ -98,6 +99,7 @@ try() {
   folder=$(environment "$1" try)
   "$folder/bin/pip" install --quiet --no-deps "$wheel" || fail "$1 does not take the wheel"
   "$folder/bin/pip" install --quiet "$wheel" || skip "what it depends on cannot be had from PyPI"
+  "$folder/bin/pip" install --quiet --no-deps --target "$folder/target" "$wheel"
   hidden=$root/hidden
   system_copies "$folder" | sed 's|.*|/dev/null & none bind|' >"$hidden"
   [ "$(id -u)" -eq 0 ] || private+=(--map-root-user)
