@@ -212,7 +212,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if self._scheduler is not None:
-            self._scheduler.update_state_after_alloc(request, blocks.get_block_ids(), num_external_tokens)
+            wanted = self._scheduler.wants_pages(num_external_tokens)  # which vLLM lists one by one
+            self._scheduler.update_state_after_alloc(request, blocks.get_block_ids() if wanted else (), num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         return Metadata(None if self._scheduler is None else self._scheduler.build_step(scheduler_output))

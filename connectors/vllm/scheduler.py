@@ -140,13 +140,16 @@ class SchedulerSide:
         tracked.offered = (computed, blocks, not synchronous)
         return blocks * tokens - computed, not synchronous
 
+    def wants_pages(self, external: int) -> bool:
+        return external > 0 or self._engine.among_others
+
     def update_state_after_alloc(self, request: Any, block_ids: tuple[list[int], ...], external: int) -> None:
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
             return
         tracked.loading = 0
         if external == 0:  # the step names its pages, unless they are for another connector's load
-            if self._engine.among_others:
+            if self.wants_pages(external):
                 for group, ids in zip(self._layout.groups, block_ids):
                     self._step.pages.extend(PageNumbers(ids), tracked.computed // group.page_tokens)
             tracked.drop_pin()
