@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvpool._native import LMCacheAdapter, use_huge_pages
+from kvpool.errors import InvalidArgument
 from kvpool.pool import Pool
 
 LENGTHS_MAX = 64
@@ -30,6 +31,8 @@ class Adapter(LMCacheAdapter):
         huge_pages: bool = True,
         memory: Sequence[Any] = (),
     ):
+        if not isinstance(huge_pages, bool):
+            raise InvalidArgument(f"huge_pages is {huge_pages!r}; true or false is wanted")
         if memory and huge_pages:
             use_huge_pages(list(memory))  # now: pages that are pinned stay as they are
         self.pool = Pool(config, memory)

@@ -395,6 +395,8 @@ def test_a_wrong_configuration_is_one_clear_line(tmp_path):
         Adapter(str(tmp_path / "missing.toml"))
     with pytest.raises(kvpool.InvalidArgument, match="lengths_max"):
         Adapter({"device": [{"kind": "memory", "size": "8MiB"}]}, lengths_max=0)
+    with pytest.raises(kvpool.InvalidArgument, match="huge_pages is 'no'; true or false is wanted"):
+        Adapter({"device": [{"kind": "memory", "size": "8MiB"}]}, huge_pages="no")
 
 
 def test_a_path_as_configuration(tmp_path):
