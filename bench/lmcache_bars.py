@@ -5,12 +5,13 @@
     bench/lmcache_bars.py --path FOLDER --memory
 
 `lmcache bench l2` stores and loads values, 16 submissions in flight, around the page cache; fio (io_uring, O_DIRECT,
-1 MiB, queue depth 32, huge pages) writes as many bytes and reads them again. All of them take turns, and a ratio is to
-fio's figure of the same turn: a disk's own noise can be twofold within minutes. Every key must have been stored and
-loaded. Not counted are the first turn, in which files are new to the file system (fs_native's are in every turn) and
+1 MiB, queue depth 32, huge pages) reads and writes for two seconds each. All of them take turns, the adapters in an order
+that is drawn anew, and a ratio is to fio's figure of the same turn: a disk's own noise can be twofold within minutes.
+Every key must have been stored and loaded. Not counted are the first turn, in which files are new to the file system (fs_native's are in every turn) and
 what comes back from kvpool is compared, and the first round of each run, in which memory is new.
 
-With --memory kvpool's pool is of memory, and the reference is a copy of as many bytes by one thread.
+With --memory kvpool's pool is of memory, and the reference is a copy of as many bytes by one thread in huge pages; kvpool
+copies with as many threads as it takes by itself.
 
 Needs lmcache with the adapters that are asked for, fio, 12 GiB of disk in FOLDER, 3 GiB of memory; removes its files.
 fio takes huge pages where the machine has free ones, else transparent ones. Exit status: 0 measured, whatever the
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import shutil
 import statistics
 import subprocess
@@ -33,7 +35,7 @@ ROUNDS = 6
 ROUND_BYTES = 256 << 20
 POOL_BYTES = 4 << 30
 HEADER_BYTES = 4096  # of a raw_block slot
-METADATA_BYTES = 256 << 20
+COPY = "copy-of-memory"  # an argument: what is run again as a process of its own, with huge pages
 
 
 class Failed(Exception):
@@ -61,6 +63,17 @@ def free_huge_pages():
         return next(int(line.split()[1]) for line in lines if line.startswith("HugePages_Free"))
 
 
+def copy_bytes_per_second():
+    """By one thread, both buffers in use for a while."""
+    source, target = bytearray(ROUND_BYTES), memoryview(bytearray(ROUND_BYTES))
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        target[:] = source
+        seconds.append(time.perf_counter() - start)
+    return ROUND_BYTES * (ROUNDS - 1) / sum(seconds[1:])
+
+
 class Bench:
     def __init__(self, folder, lmcache):
         self.folder = folder
@@ -76,17 +89,11 @@ class Bench:
         return json.loads(run(command, env=with_huge_pages()))["jobs"][0][direction]["bw_bytes"]
 
     def reference(self):
-        return {"store": self.fio("write"), "load": self.fio("read")}
+        load = self.fio("read")  # not behind its own writes, which the disk may still be busy with
+        return {"load": load, "store": self.fio("write")}
 
     def memory_reference(self):
-        """A plain copy by one thread, both buffers in use for a while."""
-        source, target = bytearray(ROUND_BYTES), memoryview(bytearray(ROUND_BYTES))
-        seconds = []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            target[:] = source
-            seconds.append(time.perf_counter() - start)
-        return dict.fromkeys(("store", "load"), ROUND_BYTES / statistics.mean(seconds[1:]))
+        return dict.fromkeys(("store", "load"), float(run([sys.executable, __file__, COPY], env=with_huge_pages())))
 
     def adapter(self, name, value_bytes):
         file = str(self.folder / name)
@@ -98,7 +105,8 @@ class Bench:
             with open(file, "ab") as made:
                 os.posix_fallocate(made.fileno(), 0, POOL_BYTES)
             return {"type": "raw_block", "device_path": file, "slot_bytes": value_bytes + HEADER_BYTES,
-                    "capacity_bytes": POOL_BYTES, "load_checkpoint_on_init": False, "io_engine": "io_uring", "iouring_queue_depth": 32}
+                    "capacity_bytes": POOL_BYTES, "load_checkpoint_on_init": False, "io_engine": "io_uring",
+                    "iouring_queue_depth": 32, "num_store_workers": IN_FLIGHT, "num_load_workers": IN_FLIGHT}
         if name == "fs_native":
             os.mkdir(file)
             return {"type": "fs_native", "base_path": file, "num_workers": 32, "use_odirect": True}
@@ -129,7 +137,7 @@ class Bench:
                 continue
             if section["total_success"] != section["total_keys"] or section["rounds_timed_out"] > 0:
                 raise Wrong(f"{name}: {section['total_success']} of {section['total_keys']} keys, {operation}")
-            figures[operation] = section["throughput_avg_mbps"] * (1 << 20)
+            figures[operation] = ROUND_BYTES / section["duration_avg_ms"] * 1e3
         return figures
 
 
@@ -151,6 +159,9 @@ def report(kib, references, measured):
 def main():
     # The harness empties its buffers with PyTorch, whose threads otherwise go on spinning on a core while values are loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if sys.argv[1:] == [COPY]:
+        print(copy_bytes_per_second())
+        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
@@ -169,7 +180,7 @@ def main():
             references, measured = [], {name: [] for name in names}
             for turn in range(options.runs + 1):
                 references.append(bench.memory_reference() if options.memory else bench.reference())
-                for name in names:
+                for name in random.sample(names, len(names)):  # what comes after fio's writes finds the disk busier
                     measured[name].append(bench.measure(name, kib, turn == 0 and name in ("kvpool", "memory")))
             report(kib, references[1:], {name: figures[1:] for name, figures in measured.items()})
     except Wrong as wrong:
