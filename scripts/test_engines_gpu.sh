@@ -21,7 +21,7 @@ tests() {
   local log=$logs/$1-${2:-}
   if KVPOOL_FAULT_MODEL=${2:-} timeout "$test_limit_s" "$python" -m pytest -q -ra -p no:cacheprovider \
     -o tmp_path_retention_policy=failed "tests/engines/test_vllm_$1.py" >"$log" 2>&1 </dev/null; then
-    echo "passed $*: $(tail -n 1 "$log")"
+    echo "passed $*: $(grep -E '^[0-9]+ (passed|skipped)' "$log")"
   else
     cat "$log"
     echo "FAILED $*"
