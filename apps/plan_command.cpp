@@ -141,6 +141,10 @@ uint64_t blocks_held(const Config& config, const Geometry& geometry) {
   return total_bytes(config) / geometry.block_bytes();
 }
 
+uint64_t tokens_held(const Config& config, const Geometry& geometry) {
+  return blocks_held(config, geometry) * geometry.block_tokens;
+}
+
 void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan& plan) {
   const uint64_t held = blocks_held(config, inputs.geometry);
   if (plan.blocks > held) {
@@ -216,7 +220,7 @@ void print_as_json(const PlanOptions& options, const Config& config, const Input
               {"segments", plan.blocks * inputs.geometry.segments()},
               {"bytes", plan.bytes_stored},
               {"bytes_read", plan.bytes_read},
-              {"pool_tokens_max", blocks_held(config, inputs.geometry) * inputs.geometry.block_tokens},
+              {"pool_tokens_max", tokens_held(config, inputs.geometry)},
               {"link_bytes_per_second", known(inputs.profile.link_bytes_per_second)},
               {"seconds", seconds ? ordered_json(*seconds) : ordered_json(nullptr)},
               {"prefix_busiest_over_ideal_max", worst_prefix(plan)},
@@ -229,8 +233,7 @@ void print_as_table(const PlanOptions& options, const Config& config, const Inpu
   fmt::print("{}, {} tokens: {} blocks of {} segments, {}; a retrieve reads {}\n", options.model,
              inputs.tokens, plan.blocks, inputs.geometry.segments(), format_bytes(plan.bytes_stored),
              format_bytes(plan.bytes_read));
-  fmt::print("the pool holds {} tokens of it at most, in {}\n",
-             blocks_held(config, inputs.geometry) * inputs.geometry.block_tokens,
+  fmt::print("the pool holds {} tokens of it at most, in {}\n", tokens_held(config, inputs.geometry),
              format_bytes(total_bytes(config)));
   fmt::print("{:<16} {:>8} {:>8} {:>9} {:>11} {:>12} {:>10} {:>9}\n", "device", "planned", "share",
              "segments", "bytes", "bandwidth", "from", "seconds");
