@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kvpool._native import pack_keys
+from kvpool._native import PageNumbers, pack_keys
 
 BLOCK_TOKENS = 256
 KEY_BYTES = 16
@@ -53,6 +53,10 @@ class Layout:
     def fails_by_page(self) -> bool:
         """Whether vLLM can compute on from the first page that did not come. Behind a window it cannot: the
         pages before were never allocated."""
+        return self._is_simple
+
+    @property
+    def _is_simple(self) -> bool:
         return len(self.groups) == 1 and not self.groups[0].sliding
 
     def first_page(self, group: Group, block: int) -> int:
@@ -69,6 +73,42 @@ class Layout:
 
     def blocks_hashed(self, hashes: list[bytes]) -> int:
         return len(hashes) * self.hash_tokens // self.block_tokens
+
+    # ids: the pages that a request has, of each group. Blocks [first, end) of the pool.
+
+    def pages_to_load(self, ids: list[PageNumbers], first: int, end: int, computed: int) -> PageNumbers:
+        """Below 0 where a page is not wanted, as those are that hold the `computed` tokens: they may be others' too."""
+        if self._is_simple:
+            pages = self._pages_of(ids, first, end)
+            pages.unwant(computed // self.groups[0].page_tokens - first * self.groups[0].pages)
+            return pages
+        pages = PageNumbers()
+        groups = [
+            (group, own, -(-computed // group.page_tokens), PageNumbers([-1] * group.pages)) for group, own in zip(self.groups, ids)
+        ]
+        for block in range(first, end):
+            for group, own, wanted, none in groups:
+                if group.window and block + 1 < end:
+                    pages.extend(none)
+                    continue
+                start = self.first_page(group, block)
+                pages.extend_wanted(own, start, start + group.pages, wanted)
+        return pages
+
+    def pages_to_store(self, ids: list[PageNumbers], first: int, end: int) -> PageNumbers | None:
+        """None where one of them is gone."""
+        pages = self._pages_of(ids, first, end)
+        return None if 0 in pages or len(pages) != (end - first) * self.pages_of_block else pages
+
+    def _pages_of(self, ids: list[PageNumbers], first: int, end: int) -> PageNumbers:
+        if self._is_simple:
+            return ids[0].part(first * self.groups[0].pages, end * self.groups[0].pages)
+        pages = PageNumbers()
+        for block in range(first, end):
+            for group, own in zip(self.groups, ids):
+                start = self.first_page(group, block)
+                pages.extend(own.part(start, start + group.pages))
+        return pages
 
 
 def plan(groups: list[Any], hash_tokens: int, block_tokens: int = 0) -> Layout:

@@ -149,7 +149,7 @@ class SchedulerSide:
             return
         tracked.loading = 0
         if external == 0:  # the step names its pages, unless they are for another connector's load
-            if self.wants_pages(external):
+            if self._engine.among_others:
                 for group, ids in zip(self._layout.groups, block_ids):
                     self._step.pages.extend(PageNumbers(ids), tracked.computed // group.page_tokens)
             tracked.drop_pin()
@@ -163,7 +163,7 @@ class SchedulerSide:
             pin=tracked.pin,
             block_first=first,
             blocks=blocks - first,
-            pages=self._load_pages(tracked, first, blocks, computed),
+            pages=self._layout.pages_to_load(tracked.block_ids, first, blocks, computed),
             page_ids=tracked.block_ids[0].part(first * self._layout.groups[0].pages, blocks * self._layout.groups[0].pages),
             pages_of_block=self._layout.groups[0].pages,
             pages_computed=computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages,
@@ -378,43 +378,6 @@ class SchedulerSide:
 
     # ---- pages ----
 
-    def _load_pages(self, tracked: Tracked, first: int, end: int, computed: int) -> PageNumbers:
-        if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
-            pages = self._pages_of(tracked, first, end)
-            # Pages that are computed may be others' too.
-            done = computed // self._layout.groups[0].page_tokens - first * self._layout.groups[0].pages
-            pages.unwant(done)
-            return pages
-        pages = PageNumbers()
-        groups = [
-            (group, ids, -(-computed // group.page_tokens), PageNumbers([-1] * group.pages))
-            for group, ids in zip(self._layout.groups, tracked.block_ids)
-        ]
-        for block in range(first, end):
-            for group, ids, wanted, none in groups:
-                if group.window and block + 1 < end:
-                    pages.extend(none)
-                    continue
-                start = self._layout.first_page(group, block)
-                pages.extend_wanted(ids, start, start + group.pages, wanted)
-        return pages
-
-    def _store_pages(self, tracked: Tracked, first: int, end: int) -> PageNumbers | None:
-        """None where one of them is gone."""
-        pages = self._pages_of(tracked, first, end)
-        return None if 0 in pages or len(pages) != (end - first) * self._layout.pages_of_block else pages
-
-    def _pages_of(self, tracked: Tracked, first: int, end: int) -> PageNumbers:
-        if len(self._layout.groups) == 1 and not self._layout.groups[0].sliding:
-            of_block = self._layout.groups[0].pages
-            return tracked.block_ids[0].part(first * of_block, end * of_block)
-        pages = PageNumbers()
-        for block in range(first, end):
-            for group, ids in zip(self._layout.groups, tracked.block_ids):
-                start = self._layout.first_page(group, block)
-                pages.extend(ids.part(start, start + group.pages))
-        return pages
-
     def _take_block_ids(self, output: Any, written: PageNumbers) -> None:
         """Brings the requests' pages up to date, and adds those of their new ones that may be written to `written`."""
         for new in output.scheduled_new_reqs:
@@ -462,7 +425,7 @@ class SchedulerSide:
             return None
         # Of what an earlier step has filled, pages that a window has left may be others' by now, untold.
         late = first < computed // self._layout.block_tokens and any(group.sliding for group in self._layout.groups)
-        pages = None if late else self._store_pages(tracked, first, end)
+        pages = None if late else self._layout.pages_to_store(tracked.block_ids, first, end)
         if pages is None:
             tracked.may_store = False  # nor can what follows be stored: its parent is missing
             return None
