@@ -7,8 +7,9 @@
 `lmcache bench l2` stores and loads values, 16 submissions in flight, around the page cache; fio (io_uring, O_DIRECT,
 1 MiB, queue depth 32, huge pages) reads and writes for two seconds each. All of them take turns, the adapters in an order
 that is drawn anew, and a ratio is to fio's figure of the same turn: a disk's own noise can be twofold within minutes.
-Every key must have been stored and loaded. Not counted are the first turn, in which files are new to the file system (fs_native's are in every turn) and
-what comes back from kvpool is compared, and the first round of each run, in which memory is new.
+Every key must have been stored and loaded. Not counted are the first turn, in which files are new to the file system
+(fs_native's are in every turn) and what comes back from kvpool is compared, and the first round of each run, in which
+memory is new.
 
 With --memory kvpool's pool is of memory, and the reference is a copy of as many bytes by one thread in huge pages; kvpool
 copies with as many threads as it takes by itself.
@@ -35,7 +36,6 @@ ROUNDS = 6
 ROUND_BYTES = 256 << 20
 POOL_BYTES = 4 << 30
 HEADER_BYTES = 4096  # of a raw_block slot
-COPY = "copy-of-memory"  # an argument: what is run again as a process of its own, with huge pages
 
 
 class Failed(Exception):
@@ -93,7 +93,8 @@ class Bench:
         return {"load": load, "store": self.fio("write")}
 
     def memory_reference(self):
-        return dict.fromkeys(("store", "load"), float(run([sys.executable, __file__, COPY], env=with_huge_pages())))
+        copy = [sys.executable, "-c", "import lmcache_bars; print(lmcache_bars.copy_bytes_per_second())"]
+        return dict.fromkeys(("store", "load"), float(run(copy, cwd=pathlib.Path(__file__).parent, env=with_huge_pages())))
 
     def adapter(self, name, value_bytes):
         file = str(self.folder / name)
@@ -159,9 +160,6 @@ def report(kib, references, measured):
 def main():
     # The harness empties its buffers with PyTorch, whose threads otherwise go on spinning on a core while values are loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if sys.argv[1:] == [COPY]:
-        print(copy_bytes_per_second())
-        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
