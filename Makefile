@@ -22,7 +22,8 @@ test: packages
 test-vm: packages
 	@scripts/packages.sh vm
 	@scripts/build.sh release
-	@ctest --test-dir build/release --output-on-failure -R '^vm$$'
+	@ctest --test-dir build/release --output-on-failure -R '^vm$$' --output-junit "$(CURDIR)/build/release/vm.xml" || true
+	@python3 scripts/test_summary.py vm=build/release/vm.xml
 
 # With vLLM and LMCache from PyPI, on the CPU, in virtual environments below build/engines (15 GB).
 test-engines: packages

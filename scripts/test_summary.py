@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sums up ctest results: what passed, what failed, and every skipped test with its reason.
+"""Sums up ctest results: what passed, what failed, every skipped test with its reason, and last why tests failed.
 
 A skipped test is counted apart from the passed ones, be it a whole ctest test (exit status 77) or one
 GoogleTest case (GTEST_SKIP, whose binary exits 0). A test whose program is missing has failed.
@@ -13,6 +13,10 @@ import xml.etree.ElementTree
 
 SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (.+?) \(\d+ ms\)$")
 PASSED_CASES = re.compile(r"^\[  PASSED  \] (\d+) tests?\.$")
+# GoogleTest's report of one assertion, and the name of the test that it failed.
+REPORT = re.compile(r"^\S+: Failure\n(?:(?!\[ ).*\n)*|^\[  FAILED  \] .* ms\)\n", re.MULTILINE)
+REPORT_LINES_MAX = 60
+LAST_LINES = 10
 
 
 def skipped_cases(output):
@@ -31,8 +35,14 @@ def skip_reason(output):
     return next((line[4:].strip(" :") for line in output.splitlines() if line.startswith("SKIP")), "")
 
 
+def why_it_failed(output):
+    """What GoogleTest reported, and the last words."""
+    reports = "".join(REPORT.findall(output)).splitlines()
+    return reports[:REPORT_LINES_MAX] + output.splitlines()[-LAST_LINES:]
+
+
 def parse(junit_text):
-    """Returns (passed tests, failed names, passed GoogleTest cases, [(skipped name, reason)])."""
+    """Returns (passed tests, [(failed name, why)], passed GoogleTest cases, [(skipped name, reason)])."""
     passed, failed, cases, skipped = 0, [], 0, []
     for test in xml.etree.ElementTree.fromstring(junit_text).iter("testcase"):
         name, output = test.get("name"), test.findtext("system-out") or ""
@@ -40,7 +50,7 @@ def parse(junit_text):
         if skip is not None and skip.get("message", "").startswith("SKIP_"):
             skipped.append((name, skip_reason(output)))
         elif test.get("status") != "run":
-            failed.append(name)
+            failed.append((name, why_it_failed(output)))
         else:
             passed += 1
             cases += sum(int(m[1]) for line in output.splitlines() if (m := PASSED_CASES.match(line)))
@@ -50,6 +60,7 @@ def parse(junit_text):
 
 def main(arguments):
     status = 0
+    reports = []
     for argument in arguments:
         preset, _, path = argument.partition("=")
         try:
@@ -60,12 +71,15 @@ def main(arguments):
             status = 1
             continue
         print(f"  {preset:8} {passed} tests passed ({cases} cases), {len(failed)} failed, {len(skipped)} skipped")
-        for name in failed:
+        for name, why in failed:
             print(f"           FAILED {name}")
-            status = 1
+            reports.append((f"{preset}: {name}", why))
         for name, reason in skipped:
             print(f"           SKIP {name}" + (f": {reason}" if reason else ""))
-    return status
+    for name, why in reports:
+        print(f"  {name} failed:")
+        print("\n".join(f"    {line}" for line in why))
+    return 1 if reports else status
 
 
 if __name__ == "__main__":

@@ -30,7 +30,15 @@ no huge pages
     <system-out>SKIP: no such device
 </system-out></testcase>
   <testcase name="missing" status="notrun"><skipped message="Unable to find executable"/></testcase>
-  <testcase name="bad" status="fail"><failure message=""/><system-out></system-out></testcase>
+  <testcase name="bad" status="fail"><failure message=""/><system-out>[ RUN      ] A.Three
+/src/a_test.cpp:9: Failure
+Expected: one
+[  FAILED  ] A.Three (1 ms)
+[ RUN      ] A.Four
+said by A.Four
+[       OK ] A.Four (1 ms)
+[  FAILED  ] 1 test, listed below:
+</system-out></testcase>
 </testsuite>
 """
 
@@ -38,7 +46,9 @@ no huge pages
 class Summary(unittest.TestCase):
     def test_each_test_is_counted_once_and_where_it_belongs(self):
         passed, failed, cases, skipped = test_summary.parse(RESULTS)
-        self.assertEqual((passed, failed, cases), (2, ["missing", "bad"], 13))
+        self.assertEqual((passed, [name for name, _ in failed], cases), (2, ["missing", "bad"], 13))
+        self.assertEqual(failed[1][1][:3], ["/src/a_test.cpp:9: Failure", "Expected: one", "[  FAILED  ] A.Three (1 ms)"])
+        self.assertEqual(failed[1][1][-2:], ["[       OK ] A.Four (1 ms)", "[  FAILED  ] 1 test, listed below:"])
         self.assertEqual(skipped, [("partly: A.One", "no huge pages"), ("partly: X/P.Two/0", ""),
                                    ("hardware", "no such device")])
 
@@ -50,6 +60,7 @@ class Summary(unittest.TestCase):
                 path.write_text(text)
                 self.assertEqual(test_summary.main([f"release={path}"]), status)
         self.assertIn("SKIP hardware: no such device", out.getvalue())
+        self.assertIn("  release: bad failed:\n    /src/a_test.cpp:9: Failure\n", out.getvalue())
 
 
 if __name__ == "__main__":

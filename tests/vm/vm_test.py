@@ -282,9 +282,6 @@ def main(arguments):
     print(output)
     ended = dict(re.findall(r"^VM: (\S+) ended with (\d+)$", output, re.MULTILINE))
     failed = [program.name for program in options.programs if ended.get(program.name) != "0"]
-    # Once more, at the end, where they are looked for.
-    for failure in re.findall(r"^\S+: Failure\n(?:(?!\[ ).*\n)*|^\[  FAILED  \] .* ms\)$", output, re.MULTILINE) if failed else []:
-        print(failure)
     for name in failed:
         print(f"FAILED in the virtual machine: {name} ({'status ' + ended[name] if name in ended else 'did not end'})")
     return 1 if failed else 0
