@@ -230,16 +230,20 @@ TEST_F(NvmeDrives, DropWhatIsDiscarded) {
   // One of them is written again before the drive is told.
   std::memset(memory.get(), 0x5a, 65536);
   move(IoKind::write, 3 * mib + 65536);
-  for (int i = 0; i < 100; ++i) {
-    std::array<IoCompletion, 1> none;
-    EXPECT_EQ(device.poll(none), 0U);
-    usleep(10'000);
-  }
-  for (uint64_t at = 0; at < 4 * mib; at += 65536) {
-    move(IoKind::read, at);
-    const bool dropped = at % 131072 != 0 && at != 3 * mib + 65536;
-    EXPECT_TRUE(all_are(dropped ? 0 : at == 3 * mib + 65536 ? 0x5a : 0xa5)) << at;
-  }
+  const auto expected_at = [](uint64_t at) {
+    if (at == 3 * mib + 65536) return 0x5a;
+    return at % 131072 != 0 ? 0 : 0xa5;
+  };
+  const auto first_wrong = [&] {
+    uint64_t at = 0;
+    for (; at < 4 * mib; at += 65536) {
+      move(IoKind::read, at);
+      if (!all_are(expected_at(at))) break;
+    }
+    return at;
+  };
+  for (int tries = 0; tries < 300 && first_wrong() != 4 * mib; ++tries) usleep(100'000);
+  EXPECT_EQ(first_wrong(), 4 * mib);
 }
 
 TEST_F(NvmeDrives, SayWhichCommandFailed) {
@@ -271,10 +275,11 @@ TEST_F(NvmeDrives, SayWhichCommandFailed) {
   EXPECT_TRUE(device.discard(ByteOffset(0), mib));
   EXPECT_EQ(device.next_event_time(), Nanos{0});
   testing::internal::CaptureStderr();
-  for (int i = 0; i < 50; ++i) {
+  // Until it has been refused none is.
+  for (uint64_t at = 2 * mib; at < 78 * mib && device.discard(ByteOffset(at), 4096); at += 2 * mib) {
     std::array<IoCompletion, 1> none;
     EXPECT_EQ(device.poll(none), 0U);
-    usleep(10'000);
+    usleep(400'000);
   }
   EXPECT_HAS(testing::internal::GetCapturedStderr(), "bad: a discard failed: NVMe status ");
   EXPECT_FALSE(device.discard(ByteOffset(0), mib));
@@ -295,14 +300,18 @@ TEST_F(NvmeDrives, MakeAPoolWithSharesByTheirSpeed) {
   const Outcome probed = kvpool("probe --config /tmp/kvpool.toml --seconds 2 --no-sweep --json");
   ASSERT_EQ(probed.status, 0) << probed.errors;
   const json devices = json::parse(probed.output)["devices"];
-  EXPECT_NEAR(devices[1]["read_bytes_per_second"].get<double>(), 40e6, 8e6);
-  EXPECT_NEAR(devices[2]["read_bytes_per_second"].get<double>(), 20e6, 4e6);
-  EXPECT_NEAR(devices[3]["read_bytes_per_second"].get<double>(), 10e6, 2e6);
+  const auto rate = [&](size_t drive) { return devices[drive]["read_bytes_per_second"].get<double>(); };
+  // Throttled to 40, 20 and 10 MB/s; a host that is busy makes them slower, and the pool's shares follow.
+  EXPECT_LT(rate(1), 48e6);
+  EXPECT_LT(rate(2), 24e6);
+  EXPECT_LT(rate(3), 12e6);
   const Outcome planned = kvpool("plan --config /tmp/kvpool.toml --model llama-3.1-8b --tokens 1k --json");
   ASSERT_EQ(planned.status, 0) << planned.errors;
   const json plan = json::parse(planned.output)["devices"];
-  EXPECT_NEAR(plan[1]["planned_share"].get<double>() / plan[3]["planned_share"].get<double>(), 4, 1);
-  EXPECT_NEAR(plan[2]["planned_share"].get<double>() / plan[3]["planned_share"].get<double>(), 2, 0.6);
+  for (size_t drive : {1, 2}) {
+    const double shares = plan[drive]["planned_share"].get<double>() / plan[3]["planned_share"].get<double>();
+    EXPECT_NEAR(shares / (rate(drive) / rate(3)), 1, 0.3) << drive;
+  }
   // Forty requests of growing conversations: what is stored comes back right.
   std::ofstream trace("/tmp/trace.jsonl");
   for (int request = 0; request < 40; ++request) {
@@ -361,12 +370,11 @@ TEST_F(NvmeDrives, AreComparedWithFilesByLongdoc) {
     const double wall_s = system["busy_bin_s"].get<double>() * 60;
     EXPECT_GT(system["blocked_s"], 0) << name;
     EXPECT_LE(system["blocked_s"], wall_s * (name.ends_with("files") ? 4 : 1) * 1.01) << name;
-    // The kernel counts in ticks, and these drives answer within one.
-    EXPECT_GE(system["device_s"], 0) << name;
-    if (system["device_s_from"] == "requests") {
-      EXPECT_GT(system["device_s"], 0) << name;
-    }
-    EXPECT_LE(system["device_s"], wall_s * 1.01) << name;
+    // The kernel counts in ticks of up to 10 ms: these drives answer within one, and a part of one at each
+    // end is a whole one.
+    const bool by_kernel = system["device_s_from"] == "kernel";
+    EXPECT_GE(system["device_s"].get<double>(), by_kernel ? 0 : 1e-6) << name;
+    EXPECT_LE(system["device_s"].get<double>(), wall_s * 1.01 + (by_kernel ? 0.02 : 0)) << name;
   }
   EXPECT_EQ(systems.size(), 7U);
   EXPECT_TRUE(systems.contains("tiered-passthrough") && systems.contains("pooled-passthrough"));
