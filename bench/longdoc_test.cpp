@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <set>
 
+#include "base/units.h"
 #include "bench/payload.h"
 #include "bench/pooled_system.h"
 #include "bench/system_time.h"
@@ -14,8 +15,6 @@
 
 namespace kvpool::bench {
 namespace {
-
-constexpr uint64_t mib = 1ULL << 20;
 
 TEST(Documents, KeysDifferAndWindowsAreDeliveredOnce) {
   const Documents documents(*preset_geometry("gpt-oss-20b"), 1000, 2, 1);

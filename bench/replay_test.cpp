@@ -8,12 +8,11 @@
 #include <set>
 
 #include "base/prng.h"
+#include "base/units.h"
 #include "bench/testing/fake_pool.h"
 
 namespace kvpool::bench {
 namespace {
-
-constexpr uint64_t mib = 1ULL << 20;
 
 // Two small segments of unequal, unaligned size; the first is a window where `window` says so.
 Geometry small_geometry(bool window = false) {
@@ -302,10 +301,10 @@ TEST(ReplayReportJson, HasTheKeysOfTheDocumentation) {
   report.retrieve_ms.resize(100);
   std::iota(report.retrieve_ms.begin(), report.retrieve_ms.end(), 1.0);
   const auto json = to_json(report);
-  for (const char* key :
+  for (const char* name :
        {"requests", "blocks", "hit_blocks", "hit_tokens", "stored_blocks", "rejected_blocks",
         "evicted_blocks", "bytes_read", "bytes_written", "bounced_bytes", "wrong_blocks", "seconds"}) {
-    EXPECT_TRUE(json.contains(key)) << key;
+    EXPECT_TRUE(json.contains(name)) << name;
   }
   EXPECT_EQ(json["retrieve_ms_p50"], 50);
   EXPECT_EQ(json["retrieve_ms_p90"], 90);

@@ -4,14 +4,13 @@
 
 #include <algorithm>
 
+#include "base/units.h"
 #include "bench/system_calls.h"
 #include "bench/system_time.h"
 #include "bench/testing/test_machine.h"
 
 namespace kvpool::bench {
 namespace {
-
-constexpr uint64_t mib = 1ULL << 20;
 
 // Four layers, the second a window, sizes that are no multiples of a page.
 Geometry small_geometry() {

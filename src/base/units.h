@@ -11,6 +11,8 @@
 
 namespace kvpool {
 
+inline constexpr uint64_t mib = 1ULL << 20;
+
 // "4GiB", "600MB", "4096", "4096B". The error names the text and what is allowed.
 [[nodiscard]] Result<uint64_t> parse_bytes(std::string_view text);
 // "600MB/s", "1.5GiB/s": bytes a second.

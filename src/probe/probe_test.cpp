@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "base/units.h"
 #include "io/cap_device.h"
 #include "io/fault_device.h"
 #include "io/memory/memory_device.h"
@@ -21,8 +22,6 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-constexpr size_t mib = 1 << 20;
 
 // Steps the clock to the next thing that happens.
 class VirtualWaiter final : public Waiter {

@@ -14,6 +14,7 @@
 #include <ostream>
 
 #include "base/prng.h"
+#include "base/units.h"
 #include "io/cap_device.h"
 #include "io/fault_device.h"
 #include "io/file/file_device.h"
@@ -29,7 +30,6 @@
 namespace kvpool {
 namespace {
 
-constexpr uint64_t mib = 1ULL << 20;
 constexpr uint64_t huge_page_bytes = 2 * mib;
 constexpr uint64_t size_bytes = 8 * mib;
 constexpr uint32_t queue_depth = 8;

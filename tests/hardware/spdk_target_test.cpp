@@ -7,6 +7,7 @@
 
 #include "api/pool_fixture.h"
 #include "base/prng.h"
+#include "base/units.h"
 #include "config/spdk_address.h"
 #include "io/spdk/spdk_plugin.h"
 
@@ -19,7 +20,6 @@ using api_test::Ends;
 using api_test::Shape;
 using std::chrono::steady_clock;
 
-constexpr uint64_t mib = 1ULL << 20;
 constexpr std::chrono::seconds io_timeout(2);
 // A document of 48 blocks of 1 MiB.
 constexpr uint32_t blocks = 48;

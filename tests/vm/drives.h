@@ -15,11 +15,11 @@
 #include <string>
 #include <thread>
 
+#include "base/units.h"
+
 namespace kvpool {
 
 namespace fs = std::filesystem;
-
-constexpr uint64_t mib = 1ULL << 20;
 
 // "ng2n1": controllers are numbered as they answer, so a drive is known by its serial number.
 inline std::string name_of(const std::string& serial) {

@@ -10,13 +10,13 @@
 #include <fstream>
 #include <vector>
 
+#include "base/units.h"
 #include "io/block/block_use.h"
 #include "io/block/whole_device.h"
 
 namespace kvpool {
 namespace {
 
-constexpr uint64_t mib = 1ULL << 20;
 constexpr uint64_t size_bytes = 80 * mib + 512;  // behind its last whole page there is a block
 
 struct Disk {

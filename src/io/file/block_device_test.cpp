@@ -11,12 +11,12 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/units.h"
 #include "io/file/file_device.h"
 
 namespace kvpool {
 namespace {
 
-constexpr uint64_t mib = 1ULL << 20;
 constexpr uint64_t disk_bytes = 72 * mib;
 
 class BlockDevices : public testing::Test {

@@ -17,11 +17,10 @@
 
 #include "base/checksum.h"
 #include "base/prng.h"
+#include "base/units.h"
 
 namespace kvpool {
 namespace {
-
-constexpr uint64_t mib = 1ULL << 20;
 
 class PoolFiles : public ::testing::Test {
  protected:

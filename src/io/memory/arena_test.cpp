@@ -6,12 +6,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/units.h"
 #include "io/memory/available_memory.h"
 
 namespace kvpool {
 namespace {
-
-constexpr uint64_t mib = 1ULL << 20;
 
 TEST(Arena, PartsAreContiguousZeroedAndDisjoint) {
   auto arena = Arena::create({.parts = {{.name = "staging", .bytes = 3 * mib + 5},

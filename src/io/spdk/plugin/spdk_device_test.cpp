@@ -9,6 +9,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/units.h"
 #include "io/spdk/double/spdk_double.h"
 #include "io/spdk/plugin/spdk_env.h"
 
@@ -18,7 +19,6 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr uint64_t mib = 1ULL << 20;
 constexpr uint32_t queue_depth = 8;
 constexpr Nanos io_timeout = milliseconds(100);
 
