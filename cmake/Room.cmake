@@ -5,6 +5,10 @@
 add_library(kvpool_flags INTERFACE)
 target_compile_options(kvpool_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers
                        -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
+if(KVPOOL_UNITY)
+  # A file's own types are then a header's.
+  target_compile_options(kvpool_flags INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-subobject-linkage>)
+endif()
 if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
   # Every server of the last ten years has AVX2; XXH3 runs at twice the speed with it.
   target_compile_options(kvpool_flags INTERFACE -march=x86-64-v3)

@@ -16,7 +16,7 @@ constexpr std::string_view kinds_allowed = "memory, file, nvme, spdk, null, sim"
 constexpr uint64_t size_bytes_min = 1ULL << 20;  // one slab
 constexpr uint64_t size_bytes_max = 1ULL << 50;
 constexpr uint64_t size_alignment_bytes = 4096;
-constexpr size_t name_length_max = 63;  // the C API's kvpool_device_stats has room for it
+constexpr size_t device_name_length_max = 63;  // the C API's kvpool_device_stats has room for it
 constexpr size_t path_length_max = 4095;
 
 std::string set_kind(DeviceConfig& device, const Value& value) {
@@ -32,7 +32,7 @@ std::string check_name(const DeviceConfig& device) {
            c == '_' || c == '-';
   };
   if (device.name.empty()) return "it is empty";
-  if (device.name.size() > name_length_max) return "it is too long";
+  if (device.name.size() > device_name_length_max) return "it is too long";
   return std::ranges::all_of(device.name, good) ? "" : "it holds a character that is not allowed";
 }
 

@@ -8,7 +8,7 @@
 namespace kvpool {
 namespace {
 
-constexpr auto later = [](const auto& a, const auto& b) { return a.due > b.due; };
+constexpr auto ends_later = [](const auto& a, const auto& b) { return a.due > b.due; };
 
 Nanos time_for(uint32_t bytes, double rate) {
   if (rate <= 0) return Nanos(0);
@@ -29,14 +29,14 @@ bool SimTransfer::submit(const TransferJob& job) {
   if (job.destination != nullptr) worker += time_for(job.length_bytes, options_.copy_bytes_per_second);
   if (job.sum) worker += time_for(job.length_bytes, options_.sum_bytes_per_second);
   flying_.push_back({job, worker});
-  std::ranges::push_heap(flying_, later);
+  std::ranges::push_heap(flying_, ends_later);
   return true;
 }
 
 size_t SimTransfer::poll(std::span<TransferCompletion> out) {
   size_t count = 0;
   while (count < out.size() && !flying_.empty() && flying_.front().due <= clock_.now()) {
-    std::ranges::pop_heap(flying_, later);
+    std::ranges::pop_heap(flying_, ends_later);
     const TransferJob job = flying_.back().job;
     flying_.pop_back();
     TransferCompletion& completion = out[count++];

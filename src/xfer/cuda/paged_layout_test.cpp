@@ -9,10 +9,10 @@
 namespace kvpool {
 namespace {
 
-std::byte* at(uint64_t address) { return std::bit_cast<std::byte*>(address); }
+std::byte* host_at(uint64_t address) { return std::bit_cast<std::byte*>(address); }
 
 const PagedLayer good = {
-    .base = at(0x1000), .page_stride_bytes = 0x100, .pages = 4, .pieces = {{0x10, 0x20}, {0x80, 0x40}}};
+    .base = host_at(0x1000), .page_stride_bytes = 0x100, .pages = 4, .pieces = {{0x10, 0x20}, {0x80, 0x40}}};
 
 TEST(PagedLayer, EndsWithTheLastPieceOfItsLastPage) {
   EXPECT_EQ(good.page_bytes(), 0x60U);
@@ -39,14 +39,14 @@ TEST(PagedLayers, ThatCannotBeAreNamed) {
 }
 
 bool contains(const HostRegions& regions, uint64_t address, uint64_t bytes) {
-  return regions.contains(at(address), bytes);
+  return regions.contains(host_at(address), bytes);
 }
 
 TEST(HostRegions, HoldWhatLiesInOneOfThem) {
   HostRegions regions;
   EXPECT_FALSE(contains(regions, 0x1000, 1));
-  regions.add({at(0x4000), 0x1000});
-  regions.add({at(0x1000), 0x1000});
+  regions.add({host_at(0x4000), 0x1000});
+  regions.add({host_at(0x1000), 0x1000});
   EXPECT_TRUE(contains(regions, 0x1000, 0x1000));
   EXPECT_TRUE(contains(regions, 0x4fff, 1));
   EXPECT_TRUE(contains(regions, 0x1fff, 1));
@@ -60,9 +60,9 @@ TEST(HostRegions, HoldWhatLiesInOneOfThem) {
 
 TEST(HostRegions, ThatTouchAreOne) {
   HostRegions regions;
-  regions.add({at(0x1000), 0x1000});
-  regions.add({at(0x2000), 0x1000});
-  regions.add({at(0x2800), 0x100});
+  regions.add({host_at(0x1000), 0x1000});
+  regions.add({host_at(0x2000), 0x1000});
+  regions.add({host_at(0x2800), 0x100});
   EXPECT_TRUE(contains(regions, 0x1000, 0x2000));
   EXPECT_FALSE(contains(regions, 0x1000, 0x2001));
 }

@@ -21,7 +21,6 @@
 namespace kvpool {
 namespace {
 
-constexpr uint32_t page_bytes = 4096;
 constexpr Nanos command_step = std::chrono::microseconds(20);
 
 struct Waiting {
@@ -44,7 +43,7 @@ struct FreeDma {
 // Zeros that a drive can reach; null where there is no more.
 std::unique_ptr<std::byte, FreeDma> dma_memory(size_t bytes) {
   return std::unique_ptr<std::byte, FreeDma>(static_cast<std::byte*>(
-      spdk_zmalloc(bytes, page_bytes, nullptr, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA)));
+      spdk_zmalloc(bytes, io_page_bytes, nullptr, SPDK_ENV_NUMA_ID_ANY, SPDK_MALLOC_DMA)));
 }
 
 }  // namespace
@@ -153,7 +152,7 @@ Status SpdkDrive::take_namespace() {
 }
 
 Status SpdkDrive::write_header() {
-  const uint32_t unit = std::max(page_bytes, block_bytes_);
+  const uint32_t unit = std::max(io_page_bytes, block_bytes_);
   const auto memory = dma_memory(unit);
   if (!memory) return fail(Errc::system, fmt::format("{}: SPDK has no memory for a header", options_.name));
   std::memcpy(memory.get(), &header_, sizeof header_);

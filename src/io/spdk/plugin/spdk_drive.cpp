@@ -23,7 +23,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr uint32_t page_bytes = 4096;
 constexpr Nanos attach_step = milliseconds(1);
 constexpr Nanos serve_step = milliseconds(100);
 constexpr Nanos again_after = milliseconds(500);
@@ -274,7 +273,7 @@ Status SpdkDrive::look_at_namespace() {
   const uint64_t size = spdk_nvme_ns_get_size(namespace_);
   const uint32_t most =
       std::bit_floor(std::min(spdk_nvme_ns_get_max_io_xfer_size(namespace_), transfer_bytes_max_allowed));
-  if (most < std::max(page_bytes, block_bytes)) {
+  if (most < std::max(io_page_bytes, block_bytes)) {
     return bad(Errc::unsupported, fmt::format("moves {} bytes at once, less than a block or a page", most));
   }
   // A queue of the controller's has one entry that is never used.

@@ -37,6 +37,8 @@
 
 namespace kvpool {
 
+inline constexpr uint32_t io_page_bytes = 4096;  // that commands and their memory are made of
+
 // Tells a thread that sleeps on a descriptor that something it looks at has changed.
 class News {
  public:
