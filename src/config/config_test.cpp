@@ -334,6 +334,22 @@ TEST(Config, ADeviceMayNotBeTheProfileOrTheConfiguration) {
   EXPECT_NE(with_path("x/../kvpool.toml.profile.json"), "no error");
 }
 
+TEST(Config, AProfileIsOfWhatChangesTheBandwidth) {
+  DeviceConfig device{.name = "f", .kind = DeviceKind::file, .size_bytes = 1 << 20, .path = "/x"};
+  const auto measured_as = [&] {
+    Config config;
+    config.devices.push_back(device);
+    return config.unmeasured()[0].measured_as;
+  };
+  EXPECT_EQ(measured_as(), "file /x");
+  device.size_bytes *= 2;
+  EXPECT_EQ(measured_as(), "file /x");
+  device.queue_depth = 64;
+  EXPECT_EQ(measured_as(), "file /x, queue_depth 64");
+  device.limit_read_bytes_per_second = 9;
+  EXPECT_EQ(measured_as(), "file /x, queue_depth 64, limit_read 9 B/s");
+}
+
 TEST(Config, ConfigurationsBuiltInCodeAreCheckedTheSameWay) {
   Config config;
   EXPECT_FALSE(validate(config));

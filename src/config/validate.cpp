@@ -123,6 +123,9 @@ std::string measured_as(const DeviceConfig& device) {
     text += fmt::format(" {} {} {} ns", device.sim_read_bytes_per_second, device.sim_write_bytes_per_second,
                         device.sim_latency.count());
   }
+  if (device.queue_depth != DeviceConfig{}.queue_depth) {
+    text += fmt::format(", queue_depth {}", device.queue_depth);
+  }
   if (const auto cap = device.limit_read_bytes_per_second) text += fmt::format(", limit_read {} B/s", *cap);
   if (const auto cap = device.limit_write_bytes_per_second) text += fmt::format(", limit_write {} B/s", *cap);
   return text;

@@ -13,7 +13,7 @@ namespace kvpool {
 
 struct DeviceProfile {
   std::string name;
-  std::string measured_as;           // kind, path and caps: what the rates hold for; empty: not known
+  std::string measured_as;           // kind, path, depth and caps: what the rates hold for; empty: not known
   double read_bytes_per_second = 0;  // alone, at the queue depth below; a cap that binds replaces it
   double write_bytes_per_second = 0;
   double together_bytes_per_second = 0;  // reading, while all other devices read too; 0: not measured
