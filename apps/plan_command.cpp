@@ -145,6 +145,12 @@ uint64_t tokens_held(const Config& config, const Geometry& geometry) {
   return blocks_held(config, geometry) * geometry.block_tokens;
 }
 
+void warn_of_link(const Config& config, const Inputs& inputs) {
+  if (config.placement != PlacementRule::link || inputs.profile.link_bytes_per_second > 0) return;
+  log_warn(
+      "placement \"link\": no link is known (--link, or pool.link), so shares are as with \"bandwidth\"");
+}
+
 void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan& plan) {
   const uint64_t held = blocks_held(config, inputs.geometry);
   if (plan.blocks > held) {
@@ -263,6 +269,7 @@ int run_plan(const Tool& tool, const PlanOptions& options) {
   if (!inputs) return print_error(inputs.error().message);
   const std::vector<double> shares = planned_shares(config->placement, inputs->profile);
   const DocumentPlan plan = plan_document(inputs->geometry, shares, inputs->tokens, options.document);
+  warn_of_link(*config, *inputs);
   warn_of_room(*config, *inputs, plan);
   if (tool.json()) {
     print_as_json(options, *config, *inputs, plan);

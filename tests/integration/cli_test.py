@@ -184,6 +184,13 @@ class Plan(Tool):
         self.assertEqual(document["devices"][0]["bandwidth_from"], "link")
         self.assertEqual(document["devices"][0]["read_bytes_per_second"], 55e9)
 
+    def test_says_where_placement_lacks_its_link(self):
+        pool = ("--device", "sim,size=2GiB", "--placement", "link")
+        _, err = self.run_tool("plan", *pool, code=0)
+        self.assertIn('placement "link": no link is known (--link, or pool.link)', err)
+        _, err = self.run_tool("plan", *pool, "--link", "55GB/s", code=0)
+        self.assertEqual(err, "")
+
     def test_refuses_what_cannot_be(self):
         self.refused("plan", "--config", "good.toml", message="no bandwidth of device 'memory0' is known")
         sim = ("--device", "sim,size=2GiB")
