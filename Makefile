@@ -22,7 +22,9 @@ test: packages
 test-vm: packages
 	@scripts/packages.sh vm
 	@scripts/build.sh release
-	@ctest --test-dir build/release --output-on-failure -R '^vm$$' --output-junit "$(CURDIR)/build/release/vm.xml" || true
+	@rm -f build/release/vm.xml
+	@ctest --test-dir build/release --output-on-failure --no-tests=error -R '^vm$$' --output-junit "$(CURDIR)/build/release/vm.xml" \
+	  --test-output-size-passed 10000000 --test-output-size-failed 10000000 || true
 	@python3 scripts/test_summary.py vm=build/release/vm.xml
 
 # With vLLM and LMCache from PyPI, on the CPU, in virtual environments below build/engines (15 GB).

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All tests: style, then release, address+undefined and thread sanitizer builds, each with ctest. A build that
-# fails ends the run; a test that fails does not, but decides the exit status. What was skipped is listed last.
+# fails ends the run; a test that fails does not, but decides the exit status. What was skipped is listed at the end, and
+# last why tests failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 failed=0
@@ -21,7 +22,8 @@ suite() {
   heading "$preset: test"
   rm -f "build/$preset/tests.xml"
   "${runner[@]}" ctest --test-dir "build/$preset" -j "$(nproc)" --output-on-failure --no-tests=error \
-    --output-junit "$PWD/build/$preset/tests.xml" --test-output-size-passed 10000000 "$@" || failed=1
+    --output-junit "$PWD/build/$preset/tests.xml" --test-output-size-passed 10000000 --test-output-size-failed 10000000 \
+    "$@" || failed=1
 }
 
 heading "style"

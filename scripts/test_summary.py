@@ -13,8 +13,10 @@ import xml.etree.ElementTree
 
 SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (.+?) \(\d+ ms\)$")
 PASSED_CASES = re.compile(r"^\[  PASSED  \] (\d+) tests?\.$")
-# GoogleTest's report of one assertion, and the name of the test that it failed.
-REPORT = re.compile(r"^\S+: Failure\n(?:(?!\[ ).*\n)*|^\[  FAILED  \] .* ms\)\n", re.MULTILINE)
+# GoogleTest's report of one assertion, the name of the test that it failed, and what a sanitizer found.
+REPORT = re.compile(
+    r"^.+: Failure\n(?:(?!\[ ).*\n)*|^\[  FAILED  \] .* ms\)\n|^(?:==\d+==ERROR: |SUMMARY: |.*: runtime error: ).*\n", re.MULTILINE
+)
 REPORT_LINES_MAX = 60
 LAST_LINES = 10
 
@@ -35,10 +37,11 @@ def skip_reason(output):
     return next((line[4:].strip(" :") for line in output.splitlines() if line.startswith("SKIP")), "")
 
 
-def why_it_failed(output):
-    """What GoogleTest reported, and the last words."""
+def why_it_failed(output, said_ctest):
+    """What was reported, and the last words."""
     reports = "".join(REPORT.findall(output)).splitlines()
-    return reports[:REPORT_LINES_MAX] + output.splitlines()[-LAST_LINES:]
+    last = output.splitlines()[-LAST_LINES:] or ["it printed nothing: a crash, or its time was up"]
+    return ([said_ctest] if said_ctest else []) + reports[:REPORT_LINES_MAX] + last
 
 
 def parse(junit_text):
@@ -50,7 +53,8 @@ def parse(junit_text):
         if skip is not None and skip.get("message", "").startswith("SKIP_"):
             skipped.append((name, skip_reason(output)))
         elif test.get("status") != "run":
-            failed.append((name, why_it_failed(output)))
+            failure = test.find("failure")
+            failed.append((name, why_it_failed(output, failure.get("message") if failure is not None else "")))
         else:
             passed += 1
             cases += sum(int(m[1]) for line in output.splitlines() if (m := PASSED_CASES.match(line)))

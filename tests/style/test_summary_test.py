@@ -30,6 +30,19 @@ no huge pages
     <system-out>SKIP: no such device
 </system-out></testcase>
   <testcase name="missing" status="notrun"><skipped message="Unable to find executable"/></testcase>
+  <testcase name="crashed" status="fail"><failure message=""/><system-out></system-out></testcase>
+  <testcase name="unsound" status="fail"><failure message="Required regular expression not found"/><system-out>
+==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x1
+  Shadow bytes
+  Shadow bytes
+==7==ABORTING
+</system-out></testcase>
+  <testcase name="threw" status="fail"><failure message=""/><system-out>[ RUN      ] A.Five
+unknown file: Failure
+C++ exception with description "no value" thrown in the test body.
+
+[  FAILED  ] A.Five (1 ms)
+</system-out></testcase>
   <testcase name="bad" status="fail"><failure message=""/><system-out>[ RUN      ] A.Three
 /src/a_test.cpp:9: Failure
 Expected: one
@@ -46,9 +59,14 @@ said by A.Four
 class Summary(unittest.TestCase):
     def test_each_test_is_counted_once_and_where_it_belongs(self):
         passed, failed, cases, skipped = test_summary.parse(RESULTS)
-        self.assertEqual((passed, [name for name, _ in failed], cases), (2, ["missing", "bad"], 13))
-        self.assertEqual(failed[1][1][:3], ["/src/a_test.cpp:9: Failure", "Expected: one", "[  FAILED  ] A.Three (1 ms)"])
-        self.assertEqual(failed[1][1][-2:], ["[       OK ] A.Four (1 ms)", "[  FAILED  ] 1 test, listed below:"])
+        self.assertEqual((passed, [name for name, _ in failed], cases), (2, ["missing", "crashed", "unsound", "threw", "bad"], 13))
+        why = dict(failed)
+        self.assertEqual(why["crashed"], ["it printed nothing: a crash, or its time was up"])
+        self.assertEqual(why["unsound"][0], "Required regular expression not found")
+        self.assertIn("heap-use-after-free", why["unsound"][1])
+        self.assertIn('C++ exception with description "no value"', why["threw"][1])
+        self.assertEqual(why["bad"][:3], ["/src/a_test.cpp:9: Failure", "Expected: one", "[  FAILED  ] A.Three (1 ms)"])
+        self.assertEqual(why["bad"][-2:], ["[       OK ] A.Four (1 ms)", "[  FAILED  ] 1 test, listed below:"])
         self.assertEqual(skipped, [("partly: A.One", "no huge pages"), ("partly: X/P.Two/0", ""),
                                    ("hardware", "no such device")])
 
