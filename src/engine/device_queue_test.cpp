@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/units.h"
 #include "io/test_device.h"
 
 namespace kvpool {
@@ -213,7 +214,6 @@ TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
 
 class WindowTest : public testing::Test {
  protected:
-  static constexpr uint32_t mib = 1 << 20;
   static constexpr uint32_t blocks = 64;
 
   // Segments of 1 MiB that are issued, and started, before no more may be.

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include "base/units.h"
 #include "engine/engine_fixture.h"
 
 namespace kvpool {
@@ -47,7 +48,6 @@ TEST_F(EngineTest, ARequestBeyondTheTicketsIsBusyAndTheNextOneIsServed) {
 
 TEST_F(EngineTest, KeepsAllWorkersBusyWithLargeSegments) {
   constexpr uint32_t workers = 32;
-  constexpr uint32_t mib = 1 << 20;
   SimDeviceOptions memory = host_memory();
   memory.size_bytes = 64 * mib;
   memory.read_bytes_per_second = 1e12;

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/units.h"
 #include "io/pci/huge_pages.h"
 
 namespace kvpool {
@@ -202,7 +203,6 @@ TEST_F(Binding, ReservesHugePagesWhereTheDrivesAre) {
     write(folder / "hugepages-1048576kB/nr_hugepages", "0");
     write(folder / "hugepages-1048576kB/free_hugepages", "0");
   };
-  constexpr uint64_t mib = 1ULL << 20;
   EXPECT_FALSE(plan_huge_pages(host_, 8 * mib, {0}));
   pages("kernel/mm", "1", "1");
   pages("devices/system/node/node0", "0", "0");
