@@ -1,4 +1,4 @@
-"""Makes the GPU wait for loads layer by layer, so that a step computes while later layers still come.
+"""Makes the GPU wait for loads layer by layer, so that a step may compute while later layers still come.
 
 A step writes a layer's pages before vLLM names the layer, and pages of a request that was aborted may be another's by
 then. So what waits for a layer waits for the next one, too. REQUIRES, unless parts are waited for at once: a layer's bytes
