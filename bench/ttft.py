@@ -14,8 +14,8 @@ What the link gives is measured first, by copies of 1 GiB of pinned memory, and 
 What saves time: --documents 1 computes one prompt of each length, in the first repeat, and asks for it again in all of them;
 --phases leaves out what is not wanted beside "cold". Before "again" vLLM's file tier has its memory emptied, too.
 
---mixed adds a new prompt of the longest length that comes while four requests are answered: its time to first token, and the
-time that each token of the others takes meanwhile (TPOT).
+--mixed adds a prompt of the longest length that comes while four requests are answered, new and again: its time to first
+token, and the time that each token of the others takes meanwhile (TPOT).
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer.
@@ -118,14 +118,16 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
                     said[-1] += f" ({hit(figures)}{cores(figures, found['link_gbps'])})"
         said += [f"{count} {what} DIFFER" for count, what in zip(wrong(figures), ("PAGES", "TOKENS")) if count]
         print(f"{model:14} {system:15} {length:7} tokens: {', '.join(said)}", flush=True)
-    if found["mixed"]:
-        between = [seconds for mixed in found["mixed"] for seconds in mixed["tpot_s"]]
-        others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
-        seconds = median(found["mixed"], "ttft_s")
-        print(
-            f"{model:14} {system:15} {max(options.tokens):7} tokens beside others: {seconds:.3f} s; the others' TPOT {others}",
-            flush=True,
-        )
+    for phase in ("cold", "again"):
+        mixed = [mixed for mixed in found["mixed"] if mixed["phase"] == phase]
+        if mixed:
+            between = [seconds for one in mixed for seconds in one["tpot_s"]]
+            others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
+            print(
+                f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {median(mixed, 'ttft_s'):.3f} s; "
+                f"the others' TPOT {others}",
+                flush=True,
+            )
 
 
 def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
@@ -174,7 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--documents", type=int, help="of each length; a new one each repeat")
     parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
-    parser.add_argument("--mixed", action="store_true", help="measure a new prompt beside others, too")
+    parser.add_argument("--mixed", action="store_true", help="measure a prompt beside others, too")
     parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
     parser.add_argument("--probe", metavar="KVPOOL", help="the command kvpool, to measure disks with before the pool is made")
     parser.add_argument("--disk-gib", type=int, default=30)

@@ -261,14 +261,23 @@ class Engine:
                 figure["again_bytes"] = self.loaded_bytes() - loaded
         return figure
 
-    def mixed(self, length: int, seed: str) -> dict:
-        """A new prompt comes while four others are being answered: its time to the first token, and how long each token took
-        that the others got meanwhile."""
+    def mixed(self, length: int, seed: str) -> list[dict]:
+        """A prompt that comes while four others are being answered, new and, if the options want it, again: its time to the first
+        token, and how long each token took that the others got meanwhile."""
+        prompt, found = self.prompt(length, f"new {seed}"), []
+        for phase in ("cold", "again") if self.options.system != "none" and "again" in self.options.phases else ("cold",):
+            self.settle()
+            self.empty()
+            ttft_s, tpot_s = self.beside_others(prompt, f"{phase} {seed}")
+            found.append({"tokens": length, "phase": phase, "ttft_s": ttft_s, "tpot_s": tpot_s})
+        return found
+
+    def beside_others(self, prompt: list[int], seed: str) -> tuple[float, list[float]]:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.llm.llm_engine
         others, new = [f"other {seed} {i}" for i in range(4)], f"new {seed}"
-        prompts = {name: self.prompt(64, name) for name in others} | {new: self.prompt(length, new)}
+        prompts = {name: self.prompt(64, name) for name in others} | {new: prompt}
         times: dict[str, list[float]] = {name: [] for name in prompts}
 
         def add(name: str, answer: int) -> None:
@@ -291,9 +300,8 @@ class Engine:
         engine.abort_request(others)
         while engine.has_unfinished_requests():
             engine.step()
-        self.settle()
         between = [later - earlier for name in others for earlier, later in itertools.pairwise(times[name]) if later > begin]
-        return {"tokens": length, "ttft_s": times[new][0] - begin, "tpot_s": between}
+        return times[new][0] - begin, between
 
 
 def run(options: argparse.Namespace) -> None:
@@ -312,7 +320,8 @@ def run(options: argparse.Namespace) -> None:
         if options.mixed:
             engine.mixed(3000, "warm")
             for repeat in range(options.repeats):
-                write(mixed=engine.mixed(max(options.tokens), str(repeat)))
+                for mixed in engine.mixed(max(options.tokens), str(repeat)):
+                    write(mixed=mixed)
 
 
 if __name__ == "__main__":

@@ -137,25 +137,26 @@ def wrong_pages(figures):
 
 
 def mixed_table(results):
-    """One row a system; the others' times are joined over all repeats."""
+    """One row a system, for a new prompt and for one that comes again; the others' times are joined over all repeats."""
     joined = {}
     for result in items(results):
         for mixed in items(result.get("mixed")):
             times, first = mixed.get("tpot_s"), number(mixed.get("ttft_s"))
             if first and isinstance(times, list) and (times := sorted(value for value in times if number(value))):
-                name = text(result.get("model")), number(mixed.get("tokens")), text(result.get("system"))
+                name = (text(result.get("model")), number(mixed.get("tokens")), text(mixed.get("phase") or "cold"),
+                        text(result.get("system")))  # fmt: skip
                 row = joined.setdefault(name, ([], []))
                 row[0].append(first)
                 row[1].extend(times)
     rows = []
-    for (model, tokens, system), (first, times) in joined.items():
+    for (model, tokens, phase, system), (first, times) in joined.items():
         times.sort()
-        alone = joined.get((model, tokens, "none"), (None, None))[1]
+        alone = joined.get((model, tokens, phase, "none"), (None, None))[1]
         ratio = form.DASH if not alone else form.digits(statistics.median(times) / statistics.median(alone), 4)
-        rows.append((model, form.count(tokens), system, form.seconds(statistics.median(first)),
+        rows.append((model, form.count(tokens), phase, system, form.seconds(statistics.median(first)),
                      form.seconds(statistics.median(times)), form.seconds(times[min(len(times) - 1, len(times) * 99 // 100)]),
                      ratio, form.count(len(times))))
-    return html_table(("model", "tokens", "system", "TTFT", "TPOT of the others", "p99", "to no cache", "their tokens"), rows)
+    return html_table(("model", "tokens", "asked", "system", "TTFT", "TPOT of the others", "p99", "to no cache", "their tokens"), rows)
 
 
 def render(results):
@@ -169,7 +170,7 @@ def render(results):
     body = section("Time to first token of a context that comes again", "",
                    "Seconds over tokens, both logarithmic; medians, upright lines from the fastest to the slowest repeat. "
                    "Hollow: nothing was loaded, since that would have taken longer, or nothing was there.", plots)
-    body += section("A new prompt beside others that are answered", "", "TTFT: of the new prompt. TPOT: what each token of "
+    body += section("A prompt beside others that are answered", "", "TTFT: of that prompt. TPOT: what each token of "
                     "the others took, from when it came until its first token.", mixed_table(results))
     body += section("All figures", "", "Cores: processor time over the time to first token, again; of the process, and of "
                     "kvpool's own threads.", figures_table(found))

@@ -64,9 +64,13 @@ class Page(unittest.TestCase):
         self.assertNotIn("hollow", self.render([result("kvpool-disk", [figure()])]).split("</style>")[1])
 
     def test_others_beside_a_new_prompt_are_compared(self):
-        beside = lambda seconds: {"tokens": 131072, "ttft_s": 10.0, "tpot_s": [seconds] * 30}
-        made = self.render([result(mixed=[beside(1.03)]), result("none", mixed=[beside(1.0)])])
+        def beside(seconds, phase="cold"):
+            return {"tokens": 131072, "phase": phase, "ttft_s": 10.0, "tpot_s": [seconds] * 30}
+
+        made = self.render([result(mixed=[beside(1.03), beside(0.5, "again")]), result("none", mixed=[beside(1.0)])])
         self.assertIn("1.030", made)
+        self.assertIn("<td>again</td>", made)
+        self.assertNotIn("0.5000", made)  # nothing to compare it with
 
     def test_wrong_pages_are_an_alarm(self):
         self.assertIn("3 pages came back wrong", self.render([result(figures=[figure(again_wrong_pages=3)])]))
