@@ -43,10 +43,13 @@ enum class GpuDirection : uint8_t {
 
 struct GpuOptions {
   int device = 0;                        // CUDA's ordinal
-  uint32_t batches_max = 8;              // under way, each direction
+  uint32_t batches_max = 16;             // under way, each direction
   uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
   uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction
-  uint32_t close_wait_ms_max = 10'000;   // the destructor, for batches under way
+  // Copies of others on the GPU, an engine's among them, wait for about so many bytes of these at a time.
+  // 0: for all that are under way.
+  uint64_t give_way_bytes = 64ULL << 20;
+  uint32_t close_wait_ms_max = 10'000;  // the destructor, for batches under way
 };
 
 // An event of the caller's, a cudaEvent_t as a number. REQUIRES: it is there.

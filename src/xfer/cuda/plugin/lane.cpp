@@ -24,7 +24,7 @@ Status Lane::make() {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
     if (made) made = make_event(slot.done);
   }
-  if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max);
+  if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max, options_.give_way_bytes);
   return made;
 }
 

@@ -34,7 +34,7 @@ cudaError_t copy_batch(const CopyList& list, cudaStream_t stream) {
 
 }  // namespace
 
-Status Staging::open(uint64_t bytes, uint32_t pieces_max) {
+Status Staging::open(uint64_t bytes, uint32_t pieces_max, uint64_t give_way_bytes) {
   constexpr uint64_t alignment_bytes = 256;
   chunk_bytes_ = bytes / chunks / alignment_bytes * alignment_bytes;
   KVPOOL_ASSERT(chunk_bytes_ >= uint64_t{1} << 20);
@@ -43,7 +43,11 @@ Status Staging::open(uint64_t bytes, uint32_t pieces_max) {
   from_.resize(pieces_max);
   lengths_.resize(pieces_max);
   Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
-  if (made) made = make_stream(copies_);
+  give_way_bytes_ = give_way_bytes;
+  for (Stream& stream : copies_) {
+    if (made) made = make_stream(stream);
+  }
+  if (made) made = make_event(copied_);
   for (Chunk& chunk : chunks_) {
     if (made) made = make_event(chunk.filled);
     if (made) made = make_event(chunk.emptied);
@@ -69,6 +73,21 @@ uint32_t Staging::lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin) {
   return placed;
 }
 
+// A copy engine stays with one stream as long as that has copies which need not wait, and those of all others
+// wait (for the whole of a load, where it is never without). So the copies go on in the other stream now and
+// then, which waits for this one's. (Where a stream with nothing to do waits for an event and records one for
+// the first to wait for, the driver leaves the detour out.)
+cudaError_t Staging::give_way() {
+  for (const Run& run : runs_) copied_bytes_ += run.bytes;
+  if (give_way_bytes_ == 0 || copied_bytes_ < give_way_bytes_) return cudaSuccess;
+  copied_bytes_ = 0;
+  cudaError_t error = cudaEventRecord(copied_.get(), copies());
+  const size_t other = 1 - turn_;
+  if (error == cudaSuccess) error = cudaStreamWaitEvent(copies_[other].get(), copied_.get(), 0);
+  if (error == cudaSuccess) turn_ = other;
+  return error;
+}
+
 // Between two commands the copy engine pauses for about the time of 150 KiB, within a batch of them it does
 // not.
 cudaError_t Staging::copy_runs(bool to_device) {
@@ -81,8 +100,7 @@ cudaError_t Staging::copy_runs(bool to_device) {
       from_[i] = to_device ? host : staged;
       lengths_[i] = runs_[i].bytes;
     }
-    const cudaError_t error =
-        copy_batch({to_.data(), from_.data(), lengths_.data(), runs_.size()}, copies_.get());
+    const cudaError_t error = copy_batch({to_.data(), from_.data(), lengths_.data(), runs_.size()}, copies());
     // Of an older driver.
     if (error != cudaErrorCallRequiresNewerDriver && error != cudaErrorNotSupported) return error;
     (void)cudaGetLastError();
@@ -97,8 +115,8 @@ cudaError_t Staging::copy_runs_singly(bool to_device) {
     void* const host = std::bit_cast<void*>(run.host);
     void* const staged = std::bit_cast<void*>(run.staged);
     const cudaError_t error =
-        to_device ? cudaMemcpyAsync(staged, host, run.bytes, cudaMemcpyHostToDevice, copies_.get())
-                  : cudaMemcpyAsync(host, staged, run.bytes, cudaMemcpyDeviceToHost, copies_.get());
+        to_device ? cudaMemcpyAsync(staged, host, run.bytes, cudaMemcpyHostToDevice, copies())
+                  : cudaMemcpyAsync(host, staged, run.bytes, cudaMemcpyDeviceToHost, copies());
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
@@ -106,8 +124,8 @@ cudaError_t Staging::copy_runs_singly(bool to_device) {
 
 cudaError_t Staging::move_chunk(std::span<const CopyPiece> pieces, bool to_device, Chunk& chunk,
                                 cudaStream_t work) {
-  const cudaStream_t fills = to_device ? copies_.get() : work;
-  const cudaStream_t empties = to_device ? work : copies_.get();
+  const cudaStream_t fills = to_device ? copies() : work;
+  const cudaStream_t empties = to_device ? work : copies();
   const auto launch = [&] {
     return launch_copy({.pieces = pieces.data(),
                         .count = static_cast<uint32_t>(pieces.size()),
@@ -120,6 +138,7 @@ cudaError_t Staging::move_chunk(std::span<const CopyPiece> pieces, bool to_devic
   if (error == cudaSuccess) error = cudaStreamWaitEvent(empties, chunk.filled.get(), 0);
   if (error == cudaSuccess) error = to_device ? launch() : copy_runs(false);
   if (error == cudaSuccess) error = cudaEventRecord(chunk.emptied.get(), empties);
+  if (error == cudaSuccess) error = give_way();
   chunk.used = true;
   return error;
 }

@@ -19,14 +19,15 @@ class Staging {
  public:
   static constexpr size_t chunks = 4;
 
-  // REQUIRES: bytes is at least chunks * 1 MiB.
-  [[nodiscard]] Status open(uint64_t bytes, uint32_t pieces_max);
+  // REQUIRES: bytes is at least chunks * 1 MiB. give_way_bytes: GpuOptions.
+  [[nodiscard]] Status open(uint64_t bytes, uint32_t pieces_max, uint64_t give_way_bytes);
 
   // Moves the pieces, `to_device` or back. Kernels run on `work`; for a load its end is theirs, for a store
   // the end is that of copies(). The pieces' host addresses are replaced by those in the ring. REQUIRES: each
   // piece has at most 64 KiB.
   [[nodiscard]] cudaError_t move(std::span<CopyPiece> pieces, bool to_device, cudaStream_t work);
-  [[nodiscard]] cudaStream_t copies() const { return copies_.get(); }
+  // The stream behind all copies so far; move() may change it.
+  [[nodiscard]] cudaStream_t copies() const { return copies_[turn_].get(); }
 
  private:
   struct Chunk {
@@ -43,6 +44,7 @@ class Staging {
   // Gives as many of the first pieces a place in the chunk as fit; returns how many.
   [[nodiscard]] uint32_t lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin);
   [[nodiscard]] cudaError_t copy_runs(bool to_device);
+  [[nodiscard]] cudaError_t give_way();
   [[nodiscard]] cudaError_t copy_runs_singly(bool to_device);
   [[nodiscard]] cudaError_t move_chunk(std::span<const CopyPiece> pieces, bool to_device, Chunk& chunk,
                                        cudaStream_t work);
@@ -56,8 +58,12 @@ class Staging {
   std::vector<void*> to_;
   std::vector<void*> from_;
   std::vector<size_t> lengths_;
-  bool has_batches_ = true;  // as far as it has been tried
-  Stream copies_;
+  bool has_batches_ = true;       // as far as it has been tried
+  std::array<Stream, 2> copies_;  // by turns
+  size_t turn_ = 0;
+  Event copied_;
+  uint64_t give_way_bytes_ = 0;
+  uint64_t copied_bytes_ = 0;  // since it gave way
 };
 
 }  // namespace kvpool

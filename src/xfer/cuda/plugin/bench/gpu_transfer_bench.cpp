@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "xfer/cuda/plugin/bench/link.h"
 #include "xfer/cuda/plugin/bench/memory.h"
+#include "xfer/cuda/plugin/bench/other_copies.h"
 #include "xfer/cuda/plugin/bench/runner.h"
 #include "xfer/cuda/plugin/bench/sharing.h"
 #include "xfer/cuda/plugin/bench/single_copies.h"
@@ -77,6 +78,7 @@ class Bench {
     if (good) good = measure_large();
     if (good) good = measure_small();
     if (good) good = measure_sharing();
+    if (good) good = measure_other_copies();
     if (good) report();
     close();
     return good;
@@ -102,6 +104,7 @@ class Bench {
     if (good) good = make_device_memory(block_, Workload::block_bytes(bytes));
     if (good) good = link_.open();
     if (good) good = sharing_.open(settings_.device);
+    if (good) good = other_copies_.open(settings_.device);
     return good ? fill_block() : good;
   }
 
@@ -275,6 +278,54 @@ class Bench {
     return {};
   }
 
+  // Of an engine's small copies, by how often the transfer gives way.
+  [[nodiscard]] Status measure_other_copies() {
+    const Workload workload = workload_of(shapes[2]);
+    for (const uint64_t mib : {0U, 16U, 32U, 64U, 128U, 256U}) {
+      auto transfer = cuda_plugin().open({.device = settings_.device, .give_way_bytes = mib << 20});
+      if (!transfer) return tl::unexpected(transfer.error());
+      Status good = (*transfer)->register_host(from_.bytes());
+      if (good) good = (*transfer)->register_host(to_.bytes());
+      if (good) good = (*transfer)->set_layers(workload.layers());
+      for (const Way& way : {ways[0], ways[1]}) {
+        for (const uint64_t bytes : {4096U, 8192U, 512U << 10}) {
+          if (good) good = measure_other_copies(mib, way, bytes, **transfer, workload);
+        }
+      }
+      if (!good) return good;
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status measure_other_copies(uint64_t give_way_mib, const Way& way, uint64_t bytes,
+                                            GpuTransfer& transfer, const Workload& workload) {
+    const GpuDirection direction = way.directions.load ? GpuDirection::load : GpuDirection::store;
+    const auto alone = other_copies_.alone(direction, bytes);
+    if (!alone) return tl::unexpected(alone.error());
+    const auto beside = other_copies_.beside(direction, bytes, transfer, workload);
+    if (!beside) return tl::unexpected(beside.error());
+    const auto& [others, times] = *beside;
+    const double gbps = static_cast<double>(times.bytes) / times.seconds * 1e-9;
+    result_["other_copies"].push_back({{"give_way_mib", give_way_mib},
+                                       {"way", way.name},
+                                       {"bytes", bytes},
+                                       {"alone_us", alone->median_us},
+                                       {"beside_us", others.median_us},
+                                       {"beside_longest_us", others.longest_us},
+                                       {"copies", others.count},
+                                       {"gbps", gbps}});
+    char line[160];
+    (void)std::snprintf(
+        line, sizeof line,
+        "%s, giving way after %3llu MiB: others' %6llu bytes %6.0f us alone, beside %7.0f, at most "
+        "%7.0f (%zu), %.2f GB/s",
+        way.name.c_str(), static_cast<unsigned long long>(give_way_mib),
+        static_cast<unsigned long long>(bytes), alone->median_us, others.median_us, others.longest_us,
+        others.count, gbps);
+    say(line);
+    return {};
+  }
+
   void report() {
     result_["bytes"] = settings_.gib << 30;
     result_["seconds"] = since(start_);
@@ -369,6 +420,7 @@ class Bench {
   DeviceMemory block_;
   Link link_;
   Sharing sharing_;
+  OtherCopies other_copies_;
   std::vector<Variant> variants_;
   json result_;
 };

@@ -37,7 +37,8 @@ class GpuFaults : public testing::Test {
   void TearDown() override { fail_cuda_after(-1); }
 
   [[nodiscard]] std::unique_ptr<GpuTransfer> open() {
-    auto opened = CudaTransfer::open({.batches_max = 2, .pieces_max = 64, .staging_bytes = 4 << 20});
+    auto opened = CudaTransfer::open(
+        {.batches_max = 2, .pieces_max = 64, .staging_bytes = 4 << 20, .give_way_bytes = 1 << 20});
     EXPECT_TRUE(opened);
     if (!opened) return nullptr;
     EXPECT_TRUE((*opened)->register_host({host_.get(), cache_bytes}));

@@ -25,7 +25,7 @@ class GpuOrder : public testing::Test {
     ASSERT_TRUE(make_device_memory(aside_, cache_bytes));
     ASSERT_TRUE(make_pinned(host_, cache_bytes));
     external_ = make_external();
-    auto opened = CudaTransfer::open({.batches_max = 2, .staging_bytes = 4 << 20});
+    auto opened = CudaTransfer::open({.batches_max = 2, .staging_bytes = 4 << 20, .give_way_bytes = 1 << 20});
     ASSERT_TRUE(opened) << opened.error().message;
     transfer_ = std::move(*opened);
     ASSERT_TRUE(transfer_->register_host({host_.get(), cache_bytes}));

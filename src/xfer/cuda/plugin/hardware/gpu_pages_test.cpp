@@ -8,7 +8,9 @@ namespace kvpool {
 namespace {
 
 // A ring of few chunks, so that batches go round it.
-GpuOptions options() { return {.batches_max = 8, .staging_bytes = 4 << 20}; }
+GpuOptions options() {
+  return {.batches_max = 8, .staging_bytes = 4 << 20, .give_way_bytes = 1 << 20};  // in every batch
+}
 
 // One batch at a time, of one direction.
 void carry(uint64_t seed, Oddness oddness) {
