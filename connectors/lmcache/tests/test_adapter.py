@@ -1,12 +1,7 @@
 """kvpool.lmcache.Adapter by its own contract: batches in, completions out."""
 
-import gc
 import mmap
 import os
-import pathlib
-import re
-import select
-import signal
 import subprocess
 import sys
 import threading
@@ -14,78 +9,10 @@ import time
 
 import kvpool
 import pytest
+from adapter_client import KIB, MIB, PATIENCE_S, Client, config_of, keys_of
 from kvpool.lmcache import Adapter
 
-KIB, MIB = 1 << 10, 1 << 20
 LENGTHS = [1, 100, 4095, 4096, 4097, 65536, MIB - 1, MIB, MIB + 4096, 3 * MIB + 5, 4 * MIB + 1, 24 * MIB]
-PATIENCE_S = 30
-
-
-def config_of(path, size="256MiB", **pool):
-    return {
-        "pool": {"buffers": 0, "staging": "8MiB", **pool},
-        "device": [{"kind": "file", "path": str(path), "size": size}],
-    }
-
-
-class Client:
-    """An adapter, and the completions that were taken from it."""
-
-    def __init__(self, config, **more):
-        self.adapter = Adapter(config, **more)
-        self.poller = select.poll()
-        self.poller.register(self.adapter.event_fd(), select.POLLIN)
-        self.completions = {}
-
-    def take(self):
-        for number, ok, error, found in self.adapter.drain_completions():
-            assert number not in self.completions
-            self.completions[number] = (ok, error, found)
-
-    def wait(self, number):
-        until = time.monotonic() + PATIENCE_S
-        while number not in self.completions:
-            assert time.monotonic() < until
-            if self.poller.poll(1000):
-                self.take()
-        return self.completions.pop(number)
-
-    def set(self, keys, values):
-        return self.wait(self.adapter.submit_batch_set(keys, values))
-
-    def get(self, keys, lengths):
-        buffers = [bytearray(b"\xee" * length) for length in lengths]
-        ok, error, found = self.wait(self.adapter.submit_batch_get(keys, [memoryview(b) for b in buffers]))
-        assert ok, error
-        return [bytes(buffer) if there else None for there, buffer in zip(found, buffers)]
-
-    def exists(self, keys):
-        ok, error, found = self.wait(self.adapter.submit_batch_exists(keys))
-        assert ok, error
-        return found
-
-    def delete(self, keys):
-        ok, error, found = self.wait(self.adapter.submit_batch_delete(keys))
-        assert ok, error
-        return found
-
-
-@pytest.fixture
-def client(tmp_path):
-    made = Client(config_of(tmp_path / "pool"))
-    yield made
-    made.adapter.close()
-
-
-@pytest.fixture
-def memory_client():
-    made = Client({"pool": {"buffers": 0}, "device": [{"kind": "memory", "size": "64MiB"}]})
-    yield made
-    made.adapter.close()
-
-
-def keys_of(count, name="key"):
-    return [f"model@01000100@0@{name}{i:08x}" for i in range(count)]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -256,7 +183,7 @@ def test_threads_submit_while_one_drains(client):
             failures.append(failure)
             raise
 
-    drainer = threading.Thread(target=drain)
+    drainer = threading.Thread(target=drain, daemon=True)
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
     drainer.start()
     for worker in workers:
@@ -460,78 +387,6 @@ def test_a_file_that_lost_its_end(client, tmp_path):
     back = client.get(keys, [MIB] * 100)
     assert any(value is None for value in back) and any(value is not None for value in back)
     assert all(value in (None, values[i]) for i, value in enumerate(back))
-
-
-@pytest.mark.parametrize("pause_s", [0, 0.002, 0.02])
-def test_close_with_work_under_way(tmp_path, pause_s):
-    client = Client(config_of(tmp_path / "pool", size="512MiB"))
-    keys = keys_of(128)
-    values = [bytes([i]) * MIB for i in range(128)]
-    numbers = [client.adapter.submit_batch_set(keys[i : i + 8], values[i : i + 8]) for i in range(0, 128, 8)]
-    buffers = [bytearray(MIB) for _ in range(64)]
-    numbers += [client.adapter.submit_batch_get(keys[i : i + 8], buffers[i : i + 8]) for i in range(0, 64, 8)]
-    time.sleep(pause_s)
-    client.adapter.close()
-    client.take()
-    assert sorted(client.completions) == sorted(numbers)
-    for number in numbers[16:]:
-        for i, there in enumerate(client.completions[number][2]):
-            assert not there or buffers[(number - numbers[16]) * 8 + i] == values[(number - numbers[16]) * 8 + i]
-    for buffer in buffers:
-        buffer.append(0)  # nothing holds it any more
-    with pytest.raises(kvpool.Closed):
-        client.adapter.submit_batch_exists(["a"])
-    client.adapter.close()
-
-
-def test_the_pool_is_closed_before_its_adapter(tmp_path):
-    client = Client(config_of(tmp_path / "pool"))
-    keys = keys_of(32)
-    numbers = [client.adapter.submit_batch_set(keys[i : i + 8], [bytes(MIB)] * 8) for i in range(0, 32, 8)]
-    for close in (client.adapter.pool.close, client.adapter.close) * 2:
-        close()
-    client.take()
-    assert sorted(client.completions) == numbers
-    with pytest.raises(kvpool.Closed):
-        client.adapter.submit_batch_exists(keys)
-
-
-def test_closed_from_both_sides_at_once(tmp_path):
-    client = Client(config_of(tmp_path / "pool"))
-    client.adapter.submit_batch_set(keys_of(64), [bytes(MIB)] * 64)
-    closers = [threading.Thread(target=each.close) for each in (client.adapter.pool, client.adapter) * 2]
-    for closer in closers:
-        closer.start()
-    for closer in closers:
-        closer.join(PATIENCE_S)
-    assert client.adapter.pool.closed and not any(closer.is_alive() for closer in closers)
-
-
-def test_an_adapter_that_nobody_closes(tmp_path):
-    client = Client(config_of(tmp_path / "pool"))
-    client.adapter.submit_batch_set(["a"], [bytes(8 * MIB)])
-    del client
-    Client(config_of(tmp_path / "pool")).adapter.close()  # its file is free again
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_a_forked_child_forgets_it(client, closed):
-    assert client.set(["a"], [b"x" * 100])[0]
-    child = os.fork()
-    if child == 0:
-        if closed:
-            client.adapter.close()
-        del client.adapter
-        gc.collect()
-        os._exit(0)
-    until = time.monotonic() + PATIENCE_S
-    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
-        time.sleep(0.01)
-    if not ended[0]:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert ended == (child, 0)
-    assert client.get(["a"], [100]) == [b"x" * 100]
 
 
 def test_values_are_let_go_with_their_completion(client):
