@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <memory>
 
@@ -66,9 +68,21 @@ bool is_bad_input(Errc code) {
   }
 }
 
+std::atomic<int> stop_signal{0};
+
+// Gigabytes would be left behind. A second signal ends the process at once, with them.
+void stop_on_signals() {
+  struct sigaction action{};
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = SA_RESETHAND | SA_RESTART;
+  for (const int signal : {SIGHUP, SIGINT, SIGTERM}) (void)sigaction(signal, &action, nullptr);
+}
+
 int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
-  const auto options = to_options(arguments);
+  auto options = to_options(arguments);
   if (!options) return print_error(options.error().message);
+  stop_on_signals();
+  options->stopped = [] { return stop_signal != 0; };
   BenchMachine machine;
   Result<std::vector<bench::LongdocRow>> rows;
   {
@@ -79,6 +93,9 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
                                 bar.update(
                                     static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
                               });
+  }
+  if (!rows && rows.error().code == Errc::cancelled) {
+    return print_error("stopped by a signal; its files are removed", 128 + stop_signal);
   }
   if (!rows) {
     return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);

@@ -29,7 +29,7 @@ child=
 clean_up() {
   trap '' INT TERM HUP
   if [ -n "$child" ]; then
-    kill -TERM "$child" 2>/dev/null
+    kill -KILL "$child" 2>/dev/null
     wait "$child" 2>/dev/null
   fi
   rm -rf "$work"

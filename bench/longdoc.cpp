@@ -264,7 +264,7 @@ class Run {
   // One system with one set of documents: stored, compared byte by byte, and asked.
   [[nodiscard]] Status one(const SystemKind& kind, const Documents& documents) {
     const Side& side = *sides_[kind.path == StoragePath::passthrough];
-    step(kind, documents, "storing");
+    if (auto on = step(kind, documents, "storing"); !on) return on;
     const auto limits = limits_before(side);
     if (!limits) return tl::unexpected(limits.error());
     auto system = open_system(kind, machine_, side.config, side.profile, documents);
@@ -273,7 +273,7 @@ class Run {
     const Nanos begin = clock.now();
     if (auto stored = (*system)->store(); !stored) return stored;
     const double stored_s = to_seconds(clock.now() - begin);
-    step(kind, documents, "comparing every byte");
+    if (auto on = step(kind, documents, "comparing every byte"); !on) return on;
     const auto order = question_order(documents.count(), documents.count(), options_.seed);
     if (auto cold = (*system)->make_cold(false); !cold) return cold;
     const auto compared = (*system)->ask(order, 1, Check::every_byte);
@@ -281,7 +281,7 @@ class Run {
     for (const uint32_t concurrency : options_.concurrency) {
       std::vector<Repeat> repeats;
       for (uint32_t r = 0; r < options_.repeat; ++r) {
-        step(kind, documents, fmt::format("asking, {} at a time", concurrency));
+        if (auto on = step(kind, documents, fmt::format("asking, {} at a time", concurrency)); !on) return on;
         auto repeat = ask(**system, documents, concurrency, r, side.meter.get());
         if (!repeat) return tl::unexpected(repeat.error());
         if (!side.meter) repeat->limits = *limits;
@@ -330,10 +330,12 @@ class Run {
     return repeat;
   }
 
-  void step(const SystemKind& kind, const Documents& documents, const std::string& what) {
+  [[nodiscard]] Status step(const SystemKind& kind, const Documents& documents, const std::string& what) {
+    if (options_.stopped && options_.stopped()) return fail(Errc::cancelled, "stopped");
     progress_(
         fmt::format("{} {} tokens, {}: {}", documents.geometry().name, documents.tokens(), kind.name, what),
         static_cast<double>(steps_done_++) / static_cast<double>(steps_));
+    return {};
   }
 
   Machine& machine_;

@@ -30,6 +30,7 @@ struct LongdocOptions {
   uint64_t seed = 1;
   std::optional<Profile> profile;                        // none: measured first
   Nanos limit_duration{std::chrono::milliseconds(400)};  // of each measurement of the limit
+  std::function<bool()> stopped;  // empty: never. Asked between steps of seconds; then it is CANCELLED
 };
 
 struct LongdocDevice {

@@ -112,6 +112,17 @@ class LongdocTest : public testing::Test {
   SystemCallCounter counter_;
 };
 
+TEST_F(LongdocTest, CleansUpWhereItIsStopped) {
+  for (const int steps : {0, 1, 2, 3, 7, 11}) {
+    int asked = 0;
+    options_.stopped = [&asked, steps] { return asked++ == steps; };
+    const auto rows = run();
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code, Errc::cancelled);
+    EXPECT_TRUE(std::filesystem::is_empty(folder_.path("."))) << steps;
+  }
+}
+
 TEST_F(LongdocTest, RunsEverySystemAndCleansUp) {
   options_.concurrency = {1, 3};
   const auto rows = run();

@@ -46,6 +46,9 @@ def print_tables(results):
     if rows:
         print(table.plain(columns, rows), end="\n\n")
     print(facts.headline(results))
+    everywhere = facts.ttft(results.cases)
+    if everywhere:
+        print(everywhere)
 
 
 def main(arguments):
