@@ -99,6 +99,9 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
                 self._user = registry.PoolUser(self._settings.config)
         except layout.Unsupported as reason:
             self._give_up(reason)
+        except kvpool.KVPoolError as error:
+            log.error("kvpool: %s", error)  # vLLM's own traces bury it
+            raise
 
     @staticmethod
     def _check_deployment(vllm_config: Any) -> None:

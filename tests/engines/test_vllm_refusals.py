@@ -56,7 +56,7 @@ def said(caplog, monkeypatch):
     return caplog
 
 
-def test_what_the_user_wrote_is_an_error(good, tmp_path):
+def test_what_the_user_wrote_is_an_error(good, tmp_path, said):
     with pytest.raises(ValueError, match="'config' is missing"):
         connector({})
     with pytest.raises(ValueError, match="'confg' is unknown"):
@@ -67,6 +67,7 @@ def test_what_the_user_wrote_is_an_error(good, tmp_path):
         connector(good | {"block_tokens": 100})
     with pytest.raises(Exception, match="absent.toml"):
         connector({"config": str(tmp_path / "absent.toml")})
+    assert [record.getMessage() for record in said.records if "kvpool: " in record.getMessage() and "absent.toml" in record.getMessage()]
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"somebody's" * 1000)
     with pytest.raises(Exception, match="foreign"):

@@ -51,6 +51,8 @@ class Pool:
 
     def namespace(self, geometry: Geometry) -> Namespace:
         """Finds the namespace of that name, or makes it. InvalidArgument if it exists with another shape."""
+        if not isinstance(geometry, Geometry):
+            raise refuse("the geometry", geometry, "a kvpool.Geometry, also for a namespace of the configuration,")
         return self._native.open_namespace(
             geometry.name, geometry.block_tokens, list(geometry.segment_bytes), list(geometry.window), geometry.flat
         )
@@ -66,7 +68,7 @@ class Pool:
         return Consumer.open(self._native, plain_text(name, "the consumer's name"), region_bytes)
 
     def stats(self) -> dict[str, int | float]:
-        """Counters since the pool was opened; docs/python.md says what each counts."""
+        """Counters since the pool was opened; kvpool_stats in include/kvpool/kvpool.h says what each counts."""
         return self._native.stats()
 
     def device_stats(self) -> list[dict[str, Any]]:

@@ -57,10 +57,12 @@ tl::unexpected<Error> pool_in_use(const std::string& path, const std::optional<P
     return fail(Errc::in_use, fmt::format("{}: another process is about to use it", path));
   }
   if (header->owner_pid == static_cast<uint32_t>(getpid())) {
-    return fail(Errc::in_use,
-                fmt::format("{}: in use by this process already, perhaps by another name; each device "
-                            "wants a path of its own",
-                            path));
+    return fail(
+        Errc::in_use,
+        fmt::format("{}: in use by this process already, perhaps by another name, or by a closed pool of "
+                    "whose memory a view is still held; each device "
+                    "wants a path of its own",
+                    path));
   }
   return fail(Errc::in_use,
               fmt::format("{}: in use by {}; close that pool first, or give this one another path", path,
