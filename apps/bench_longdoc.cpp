@@ -1,12 +1,14 @@
 // kvpool bench longdoc.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
 #include "apps/bench_machine.h"
 #include "apps/command.h"
@@ -70,12 +72,26 @@ bool is_bad_input(Errc code) {
 
 std::atomic<int> stop_signal{0};
 
-// Gigabytes would be left behind. A second signal ends the process at once, with them.
+void stop_soon(int signal) {
+  stop_signal = signal;
+  constexpr std::string_view words =
+      "\nkvpool: stopping when the step under way is done; again: at once, and files stay\n";
+  (void)!write(STDERR_FILENO, words.data(), words.size());
+  if (signal == SIGHUP) return;  // a terminal that goes may send two
+  for (const int again : {SIGINT, SIGTERM}) (void)std::signal(again, SIG_DFL);
+}
+
+// Gigabytes would be left behind. What the parent wants ignored (nohup) stays so.
 void stop_on_signals() {
-  struct sigaction action{};
-  action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = SA_RESETHAND | SA_RESTART;
-  for (const int signal : {SIGHUP, SIGINT, SIGTERM}) (void)sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGHUP, SIGINT, SIGTERM}) {
+    struct sigaction action{};
+    (void)sigaction(signal, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = stop_soon;
+    action.sa_flags = SA_RESTART;
+    (void)sigaction(signal, &action, nullptr);
+  }
 }
 
 int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
@@ -94,7 +110,7 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
                                     static_cast<uint64_t>(std::lround(done * static_cast<double>(all))), all);
                               });
   }
-  if (!rows && rows.error().code == Errc::cancelled) {
+  if (!rows && stop_signal != 0) {
     return print_error("stopped by a signal; its files are removed", 128 + stop_signal);
   }
   if (!rows) {

@@ -156,7 +156,8 @@ Status FilesDirectory::make_chunks(uint32_t count, uint64_t chunk_bytes) {
         openat(directory_.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!chunk.valid()) return fail_errno(errno, fmt::format("making {}/{}", path_, name));
     chunks_ = i + 1;
-    const int error = posix_fallocate(chunk.get(), 0, static_cast<off_t>(chunk_bytes));
+    int error = EINTR;
+    while (error == EINTR) error = posix_fallocate(chunk.get(), 0, static_cast<off_t>(chunk_bytes));
     if (error != 0) {
       return fail_errno(error, fmt::format("taking {} bytes for {}/{}", chunk_bytes, path_, name));
     }

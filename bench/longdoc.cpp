@@ -239,6 +239,7 @@ class Run {
   [[nodiscard]] Status prepare(StoragePath path) {
     std::optional<Side>& side = sides_[path == StoragePath::passthrough];
     if (side) return {};
+    if (stopped()) return fail(Errc::cancelled, "stopped");
     progress_("measuring the devices", 0);
     side = make_side(options_, path);
     auto meter = LimitMeter::open(machine_, side->config, options_.limit_duration);
@@ -330,8 +331,10 @@ class Run {
     return repeat;
   }
 
+  [[nodiscard]] bool stopped() const { return options_.stopped && options_.stopped(); }
+
   [[nodiscard]] Status step(const SystemKind& kind, const Documents& documents, const std::string& what) {
-    if (options_.stopped && options_.stopped()) return fail(Errc::cancelled, "stopped");
+    if (stopped()) return fail(Errc::cancelled, "stopped");
     progress_(
         fmt::format("{} {} tokens, {}: {}", documents.geometry().name, documents.tokens(), kind.name, what),
         static_cast<double>(steps_done_++) / static_cast<double>(steps_));

@@ -92,8 +92,8 @@ def cores(figures: list[dict], link_gbps: float) -> str:
     return said
 
 
-def hit(figures: list[dict]) -> str:
-    cached = [figure["again_cached"] for figure in figures if "again_cached" in figure]
+def hit(figures: list[dict], name: str = "again_cached") -> str:
+    cached = [figure[name] for figure in figures if name in figure]
     hits = sum(tokens > 0 for tokens in cached)
     if hits == 0:
         return "no hit"
@@ -124,7 +124,7 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
             between = [seconds for one in mixed for seconds in one["tpot_s"]]
             others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
             print(
-                f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {median(mixed, 'ttft_s'):.3f} s; "
+                f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {median(mixed, 'ttft_s'):.3f} s ({hit(mixed, 'cached')}); "
                 f"the others' TPOT {others}",
                 flush=True,
             )

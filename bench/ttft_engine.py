@@ -268,17 +268,18 @@ class Engine:
         for phase in ("cold", "again") if self.options.system != "none" and "again" in self.options.phases else ("cold",):
             self.settle()
             self.empty()
-            ttft_s, tpot_s = self.beside_others(prompt, f"{phase} {seed}")
-            found.append({"tokens": length, "phase": phase, "ttft_s": ttft_s, "tpot_s": tpot_s})
+            found.append({"tokens": length, "phase": phase} | self.beside_others(prompt, f"{phase} {seed}"))
+        self.settle()
         return found
 
-    def beside_others(self, prompt: list[int], seed: str) -> tuple[float, list[float]]:
+    def beside_others(self, prompt: list[int], seed: str) -> dict:
         from vllm.sampling_params import RequestOutputKind
 
         engine = self.llm.llm_engine
         others, new = [f"other {seed} {i}" for i in range(4)], f"new {seed}"
         prompts = {name: self.prompt(64, name) for name in others} | {new: prompt}
         times: dict[str, list[float]] = {name: [] for name in prompts}
+        cached: dict[str, int] = {}
 
         def add(name: str, answer: int) -> None:
             sampling = self.sampling.clone()
@@ -288,6 +289,7 @@ class Engine:
         def step() -> None:
             for output in engine.step():
                 times[output.request_id].append(time.perf_counter())
+                cached[output.request_id] = output.num_cached_tokens
 
         for name in others:
             add(name, 2000)
@@ -301,7 +303,7 @@ class Engine:
         while engine.has_unfinished_requests():
             engine.step()
         between = [later - earlier for name in others for earlier, later in itertools.pairwise(times[name]) if later > begin]
-        return times[new][0] - begin, between
+        return {"ttft_s": times[new][0] - begin, "cached": cached[new], "tpot_s": between}
 
 
 def run(options: argparse.Namespace) -> None:

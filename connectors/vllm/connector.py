@@ -75,13 +75,7 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         transfer = vllm_config.kv_transfer_config
         self._engine_id = transfer.engine_id
-        self._settings = Settings.read(transfer.kv_connector_extra_config)
-        # Within MultiConnector it is the outer one's that counts, and this one is told its own.
         scheduler = _calling_scheduler() if role == KVConnectorRole.SCHEDULER else None
-        for one in (transfer, scheduler.vllm_config.kv_transfer_config if scheduler is not None else transfer):
-            if one.kv_load_failure_policy != "recompute":
-                raise ValueError(f'kvpool: set "kv_load_failure_policy": "recompute" of {one.kv_connector}; '
-                                 "a load that fails would end its request")  # fmt: skip
         self._user: registry.PoolUser | None = None
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
@@ -90,6 +84,12 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._differences = Differences()
         self._caches_config = kv_cache_config
         try:
+            self._settings = Settings.read(transfer.kv_connector_extra_config)
+            # Within MultiConnector it is the outer one's that counts, and this one is told its own.
+            for one in (transfer, scheduler.vllm_config.kv_transfer_config if scheduler is not None else transfer):
+                if one.kv_load_failure_policy != "recompute":
+                    raise ValueError(f'set "kv_load_failure_policy": "recompute" of {one.kv_connector}; '
+                                     "a load that fails would end its request")  # fmt: skip
             self._check_deployment(vllm_config)
             _, hash_tokens = resolve_kv_cache_block_sizes(kv_cache_config, vllm_config)
             self._layout = layout.plan(kv_cache_config.kv_cache_groups, hash_tokens, self._settings.block_tokens)
@@ -99,8 +99,9 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
                 self._user = registry.PoolUser(self._settings.config)
         except layout.Unsupported as reason:
             self._give_up(reason)
-        except kvpool.KVPoolError as error:
+        except (kvpool.KVPoolError, ValueError) as error:
             log.error("kvpool: %s", error)  # vLLM's own traces bury it
+            self.shutdown()
             raise
 
     @staticmethod
@@ -157,7 +158,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         except layout.Unsupported as reason:
             self._give_up(reason)
             return
-        except BaseException:
+        except BaseException as error:
+            log.error("kvpool: %s", error)
             self.shutdown()  # else the pool stays open, and its files in use
             raise
         self._kept = kv_caches  # alive as long as the mover has their addresses

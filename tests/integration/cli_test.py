@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 KVPOOL = ""
@@ -317,6 +319,24 @@ class Longdoc(Tool):
         self.assertGreater(at_once["pooled-direct"], 30)
         self.assertEqual([device["planned_share"] for device in tiered["devices"]], [None, None])
         self.assertAlmostEqual(sum(device["planned_share"] for device in pooled["devices"]), 1, places=5)
+
+    def test_a_signal_leaves_nothing_behind(self):
+        command = [KVPOOL, "bench", "longdoc", "--model", "qwen3-30b-a3b", "--tokens", "1k", "--documents", "1", "--repeat", "1000",
+                   "--device", "memory,size=64MiB", "--device", "file,path=pool.kv,size=128MiB"]  # fmt: skip
+        for ignored, sent in ((), [signal.SIGINT]), ((), [signal.SIGTERM]), ([signal.SIGHUP], [signal.SIGHUP, signal.SIGINT]):
+            with self.subTest(sent):
+                ignore = lambda: [signal.signal(one, signal.SIG_IGN) for one in ignored]
+                tool = subprocess.Popen(command, cwd=self.folder.name, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        text=True, preexec_fn=ignore)  # fmt: skip
+                while not os.path.exists(self.path("pool.kv.files")) and tool.poll() is None:
+                    time.sleep(0.01)
+                self.assertTrue(os.path.exists(self.path("pool.kv.limit")))
+                for one in sent:
+                    tool.send_signal(one)
+                _, said = tool.communicate(timeout=60)
+                self.assertEqual(tool.returncode, 128 + sent[-1], said)
+                self.assertIn("stopped by a signal", said)
+                self.assertEqual(os.listdir(self.folder.name), ["good.toml"])
 
     def test_counts_the_system_calls_of_each_system(self):
         self.write("small.toml", """

@@ -82,7 +82,8 @@ std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {
 
 cudaError_t Lane::look() const {
   cudaError_t all = cudaSuccess;
-  for (const cudaStream_t stream : {work_.get(), staging_.copies(), notices_.get()}) {
+  const auto& [one, other] = staging_.all_copies();
+  for (const cudaStream_t stream : {work_.get(), one.get(), other.get(), notices_.get()}) {
     if (stream == nullptr) continue;  // CUDA would take it for the default stream
     const cudaError_t error = cudaStreamQuery(stream);
     if (error == cudaSuccess) continue;

@@ -1,5 +1,5 @@
-// Lane: one direction of a GpuTransfer. It has a stream of copies and one of kernels, a ring of batches under
-// way, and for each of them a list of pieces in pinned memory, which the kernel reads.
+// Lane: one direction of a GpuTransfer. It has streams of copies (Staging), of kernels and of notices, a ring
+// of batches under way, and for each of them a list of pieces in pinned memory, which the kernel reads.
 //
 // Thread: the transfer's owner; waking runs on a thread of CUDA's. Failure: issue() says what CUDA refused;
 // nothing may be issued after that. The batch completes as failed, when what was put on streams has ended.

@@ -28,6 +28,7 @@ class Staging {
   [[nodiscard]] cudaError_t move(std::span<CopyPiece> pieces, bool to_device, cudaStream_t work);
   // The stream behind all copies so far; move() may change it.
   [[nodiscard]] cudaStream_t copies() const { return copies_[turn_].get(); }
+  [[nodiscard]] const std::array<Stream, 2>& all_copies() const { return copies_; }
 
  private:
   struct Chunk {
