@@ -75,7 +75,8 @@ std::atomic<int> stop_signal{0};
 void stop_soon(int signal) {
   stop_signal = signal;
   constexpr std::string_view words =
-      "\nkvpool: stopping when the step under way is done; again: at once, and files stay\n";
+      "\nkvpool: stopping after this step, files will be removed; a second Ctrl-C stops at once and leaves "
+      "them\n";
   (void)!write(STDERR_FILENO, words.data(), words.size());
   if (signal == SIGHUP) return;  // a terminal that goes may send two
   for (const int again : {SIGINT, SIGTERM}) (void)std::signal(again, SIG_DFL);
@@ -111,7 +112,10 @@ int run_longdoc(const Tool& tool, const LongdocArguments& arguments) {
                               });
   }
   if (!rows && stop_signal != 0) {
-    return print_error("stopped by a signal; its files are removed", 128 + stop_signal);
+    const bool only = rows.error().code == Errc::cancelled;
+    return print_error(
+        "stopped by a signal; its files are removed" + (only ? "" : "; " + rows.error().message),
+        128 + stop_signal);
   }
   if (!rows) {
     return print_error(rows.error().message, is_bad_input(rows.error().code) ? exit_bad_input : exit_wrong);

@@ -29,6 +29,7 @@ child=
 clean_up() {
   trap '' INT TERM HUP
   if [ -n "$child" ]; then
+    # Not TERM: bench longdoc would finish its step first. Its files are in $work.
     kill -KILL "$child" 2>/dev/null
     wait "$child" 2>/dev/null
   fi

@@ -141,14 +141,14 @@ std::string longdoc_table(const std::vector<LongdocRow>& rows, const std::vector
   for (const LongdocRow& row : rows) {
     if (above == nullptr || above->model != row.model || above->tokens != row.tokens) {
       text += fmt::format("{}{}, {} tokens\n", above == nullptr ? "" : "\n", row.model, row.tokens);
-      text += fmt::format("  {:<18}{:>3}{:>9}{:>9}{:>9}{:>8}{:>8}{:>7}{:>8}{:>9}{:>10}{:>10}{:>10}  {}\n",
-                          "system", "at", "median s", "longest", "TTFT s", "GB/s", "limit", "of it", "user s",
-                          "kernel s", "in I/O s", "I/O calls", "device s", "read from");
+      text += fmt::format("  {:<18}{:>3}{:>9}{:>10}{:>9}{:>8}{:>8}{:>7}{:>8}{:>9}{:>10}{:>10}{:>10}  {}\n",
+                          "system", "at", "median s", "longest s", "TTFT s", "GB/s", "limit", "of it",
+                          "user s", "kernel s", "in I/O s", "I/O calls", "device s", "read from");
     }
     above = &row;
     const auto& calls = row.calls;
     text += fmt::format(
-        "  {:<18}{:>3}{:>9.3f}{:>9.3f}{:>9.3f}{:>8.2f}{:>8.2f}{:>6.0f}%{:>8.3f}{:>9.3f}{:>10}{:>10}{:>10}  "
+        "  {:<18}{:>3}{:>9.3f}{:>10.3f}{:>9.3f}{:>8.2f}{:>8.2f}{:>6.0f}%{:>8.3f}{:>9.3f}{:>10}{:>10}{:>10}  "
         "{}",
         row.system, row.concurrency, row.seconds_p50, row.seconds_max, row.ttft_s, row.gbps, row.limit_gbps,
         row.fraction_of_limit * 100, row.cpu_user_s, row.cpu_system_s,
@@ -162,7 +162,10 @@ std::string longdoc_table(const std::vector<LongdocRow>& rows, const std::vector
     if (row.wrong_blocks > 0) text += fmt::format("  WRONG BLOCKS: {}", row.wrong_blocks);
     text += '\n';
   }
-  text += "Seconds are of one question, from the match to the last byte; GB/s are of all of them together.\n";
+  text +=
+      "median s, longest s, TTFT s: of one question, over all repeats; the rest: of a repeat, all its "
+      "questions "
+      "together, median\n";
   text += fmt::format("TTFT: the median and the question's prefill, {}\n", prefill_source);
   for (const LeftOut& out : left_out) text += fmt::format("left out: {}: {}\n", out.system, out.because);
   return text;

@@ -18,7 +18,7 @@ What saves time: --documents 1 computes one prompt of each length, in the first 
 token, and the time that each token of the others takes meanwhile (TPOT).
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
-with those that came back: a sum of each page in each layer.
+with those that came back: a sum of each page in each layer (not those of --mixed).
 
 Prints the medians; --json has every figure. Processor time is that of the threads named kvpool-*, and of the whole process,
 while a prompt is asked again; in cores, over the time to first token, and over the bytes' time on the link.
@@ -123,9 +123,9 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
         if mixed:
             between = [seconds for one in mixed for seconds in one["tpot_s"]]
             others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
+            first = f"{median(mixed, 'ttft_s'):.3f} s ({hit(mixed, 'cached')})"
             print(
-                f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {median(mixed, 'ttft_s'):.3f} s ({hit(mixed, 'cached')}); "
-                f"the others' TPOT {others}",
+                f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {first}; the others' TPOT {others}",
                 flush=True,
             )
 
@@ -176,7 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--documents", type=int, help="of each length; a new one each repeat")
     parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
-    parser.add_argument("--mixed", action="store_true", help="measure a prompt beside others, too")
+    parser.add_argument("--mixed", action="store_true", help="measure the longest prompt beside others, too: new and, where --phases has it and there is a cache, again")
     parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
     parser.add_argument("--probe", metavar="KVPOOL", help="the command kvpool, to measure disks with before the pool is made")
     parser.add_argument("--disk-gib", type=int, default=30)

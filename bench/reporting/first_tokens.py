@@ -143,7 +143,7 @@ def mixed_table(results):
         for mixed in items(result.get("mixed")):
             times, first = mixed.get("tpot_s"), number(mixed.get("ttft_s"))
             if first and isinstance(times, list) and (times := sorted(value for value in times if number(value))):
-                name = (text(result.get("model")), number(mixed.get("tokens")), text(mixed.get("phase") or "cold"),
+                name = (text(result.get("model")), number(mixed.get("tokens")), text(mixed.get("phase")),
                         text(result.get("system")))  # fmt: skip
                 row = joined.setdefault(name, ([], []))
                 row[0].append(first)

@@ -159,7 +159,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
             self._give_up(reason)
             return
         except BaseException as error:
-            log.error("kvpool: %s", error)
+            if isinstance(error, kvpool.KVPoolError):
+                log.error("kvpool: %s", error)
             self.shutdown()  # else the pool stays open, and its files in use
             raise
         self._kept = kv_caches  # alive as long as the mover has their addresses

@@ -68,7 +68,8 @@ class Pool:
         return Consumer.open(self._native, plain_text(name, "the consumer's name"), region_bytes)
 
     def stats(self) -> dict[str, int | float]:
-        """Counters since the pool was opened; kvpool_stats in include/kvpool/kvpool.h says what each counts."""
+        """Counters since the pool was opened; kvpool_stats in kvpool's include/kvpool/kvpool.h says what
+        each counts."""
         return self._native.stats()
 
     def device_stats(self) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 import kvpool
 import pytest
-from demo_pool import SEGMENT_BYTES
+from demo_blocks import SEGMENT_BYTES
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import kvpool
 import pytest
-from demo_pool import BLOCK_BYTES, SEGMENT_BYTES, keys_of, payload
+from demo_blocks import BLOCK_BYTES, SEGMENT_BYTES, keys_of, payload
 
 
 def test_what_was_stored_comes_back(pool, ns):

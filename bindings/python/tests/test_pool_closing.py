@@ -10,7 +10,7 @@ import weakref
 
 import kvpool
 import pytest
-from demo_pool import SEGMENT_BYTES, keys_of, payload
+from demo_blocks import SEGMENT_BYTES, keys_of, payload
 
 
 def test_a_closed_pool_says_so(pool, ns):

@@ -47,7 +47,7 @@ struct GpuOptions {
   uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
   uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction
   // Copies of others on the GPU, an engine's among them, wait for about so many bytes of these at a time.
-  // 0: for all that are under way.
+  // Rounded up to chunks, each a quarter of staging_bytes. 0: for all that are under way.
   uint64_t give_way_bytes = 64ULL << 20;
   uint32_t close_wait_ms_max = 10'000;  // the destructor, for batches under way
 };

@@ -75,8 +75,7 @@ uint32_t Staging::lay_out(std::span<CopyPiece> pieces, uint64_t chunk_begin) {
 
 // A copy engine stays with one stream as long as that has copies which need not wait, and those of all others
 // wait (for the whole of a load, where it is never without). So the copies go on in the other stream now and
-// then, which waits for this one's. (Where a stream with nothing to do waits for an event and records one for
-// the first to wait for, the driver leaves the detour out.)
+// then, which waits for this one's. Last in a chunk: the other stream is for the next.
 cudaError_t Staging::give_way() {
   for (const Run& run : runs_) copied_bytes_ += run.bytes;
   if (give_way_bytes_ == 0 || copied_bytes_ < give_way_bytes_) return cudaSuccess;
