@@ -1,5 +1,6 @@
 #include <poll.h>
 
+#include <array>
 #include <chrono>
 #include <cstring>
 
@@ -175,6 +176,64 @@ TEST_F(GpuOrder, ASleeperIsWoken) {
   transfer_->done_wait();
   EXPECT_EQ(transfer_->poll(taken), 1U);
   EXPECT_EQ(::poll(&descriptor, 1, 0), 0) << "it was emptied";
+}
+
+// An engine's copies behind the first batch do not wait for the sixteenth. Both times are the GPU's.
+TEST_F(GpuOrder, OthersCopiesComeBeforeALoadHasEnded) {
+  constexpr size_t batches = 16;
+  constexpr uint64_t other_bytes = 512 << 10;
+  auto opened = CudaTransfer::open({.batches_max = batches});
+  ASSERT_TRUE(opened);
+  GpuTransfer& transfer = **opened;
+  ASSERT_TRUE(transfer.register_host({host_.get(), cache_bytes}));
+  ASSERT_TRUE(transfer.set_layers({{.base = cache_.get(),
+                                    .page_stride_bytes = page_bytes,
+                                    .pages = pages,
+                                    .pieces = {{0, page_bytes}}}}));
+  PagedBatch load = batch(GpuDirection::load);  // 32 MiB: the same bytes to the same pages, many times
+  std::vector<PagedSegment> segments;
+  std::vector<int32_t> numbers;
+  for (int i = 0; i < 16; ++i) {
+    for (PagedSegment segment : segments_) {
+      segment.pages_first += static_cast<uint32_t>(numbers.size());
+      segments.push_back(segment);
+    }
+    numbers.insert(numbers.end(), numbers_.begin(), numbers_.end());
+  }
+  load.segments = segments;
+  load.pages = numbers;
+  Pinned<std::byte> from;
+  ASSERT_TRUE(make_pinned(from, other_bytes));
+  const Stream other = make_external();
+  Event first;
+  ASSERT_TRUE(make_event(first));
+  std::array<Event, 2> timed;  // of the other copy, of the load
+  for (Event& event : timed) {
+    cudaEvent_t made = nullptr;
+    ASSERT_CUDA(cudaEventCreate(&made));
+    event.reset(made);
+  }
+  Pinned<uint32_t> open;
+  ASSERT_TRUE(make_pinned(open, 1));
+  *open = 0;
+  ASSERT_CUDA(launch_gate(open.get(), external_.get()));
+  events_.push_back(record(external_));
+  load.after = number_of(events_.back());
+  for (size_t i = 0; i < batches; ++i) {
+    ASSERT_TRUE(transfer.submit(load));
+    if (i > 0) continue;
+    ASSERT_TRUE(transfer.record(GpuDirection::load, number_of(first)));
+  }
+  ASSERT_TRUE(transfer.record(GpuDirection::load, number_of(timed[1])));
+  ASSERT_CUDA(cudaStreamWaitEvent(other.get(), first.get(), 0));
+  ASSERT_CUDA(cudaMemcpyAsync(aside_.get(), from.get(), other_bytes, cudaMemcpyHostToDevice, other.get()));
+  ASSERT_CUDA(cudaEventRecord(timed[0].get(), other.get()));
+  __atomic_store_n(open.get(), 1, __ATOMIC_RELEASE);
+  expect_completions(transfer, batches);
+  ASSERT_CUDA(cudaDeviceSynchronize());
+  float ahead_ms = 0;
+  ASSERT_CUDA(cudaEventElapsedTime(&ahead_ms, timed[0].get(), timed[1].get()));
+  EXPECT_GT(ahead_ms, 0);
 }
 
 // What never begins is left behind, and does no harm when it begins after all.
