@@ -164,8 +164,7 @@ std::string longdoc_table(const std::vector<LongdocRow>& rows, const std::vector
   }
   text +=
       "median s, longest s, TTFT s: of one question, over all repeats; the rest: of a repeat, all its "
-      "questions "
-      "together, median\n";
+      "questions together, median\n";
   text += fmt::format("TTFT: the median and the question's prefill, {}\n", prefill_source);
   for (const LeftOut& out : left_out) text += fmt::format("left out: {}: {}\n", out.system, out.because);
   return text;

@@ -176,7 +176,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--documents", type=int, help="of each length; a new one each repeat")
     parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
-    parser.add_argument("--mixed", action="store_true", help="measure the longest prompt beside others, too: new and, where --phases has it and there is a cache, again")
+    parser.add_argument("--mixed", action="store_true",
+                        help="measure the longest prompt beside others, too: new and, where --phases has it, again")  # fmt: skip
     parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
     parser.add_argument("--probe", metavar="KVPOOL", help="the command kvpool, to measure disks with before the pool is made")
     parser.add_argument("--disk-gib", type=int, default=30)

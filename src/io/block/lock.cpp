@@ -60,8 +60,7 @@ tl::unexpected<Error> pool_in_use(const std::string& path, const std::optional<P
     return fail(
         Errc::in_use,
         fmt::format("{}: in use by this process already, perhaps by another name, or by a closed pool of "
-                    "whose memory a view is still held; each device "
-                    "wants a path of its own",
+                    "whose memory a view is still held; each device wants a path of its own",
                     path));
   }
   return fail(Errc::in_use,

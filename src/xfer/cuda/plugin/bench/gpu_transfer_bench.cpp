@@ -1,6 +1,7 @@
 // gpu_transfer_bench: how fast blocks come to and from the pages of a paged KV cache, against the link, which
-// is one large copy in the same minute, and against a copy command a piece. Progress on stderr; a table and
-// JSON on stdout. Exit status: 0; 1 on a failure; 77 without a GPU.
+// is one large copy in the same minute, and against a copy command a piece; other work on the GPU, and
+// others' copies, beside it. Progress on stderr; a table and JSON on stdout. Exit status: 0; 1 on a failure;
+// 77 without a GPU.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>

@@ -4,7 +4,8 @@
 #include <chrono>
 #include <stop_token>
 #include <thread>
-#include <vector>
+
+#include "xfer/cuda/plugin/bench/sharing.h"
 
 namespace kvpool {
 namespace {
@@ -21,36 +22,32 @@ OtherCopies::Waits summed_up(std::vector<double>& waits_us) {
 
 }  // namespace
 
-// Its stream has the lowest priority, as an engine's: the default one.
 Status OtherCopies::open(int device) {
   device_ = device;
-  cudaStream_t stream = nullptr;
-  const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (error != cudaSuccess) return fail_cuda(error, "a CUDA stream");
-  stream_.reset(stream);
-  Status made = make_event(done_);
+  Status made = make_engine_stream(stream_);
+  if (made) made = make_event(done_);
   if (made) made = make_device_memory(memory_, bytes_max);
   return made ? make_pinned(host_, bytes_max) : made;
 }
 
-cudaError_t OtherCopies::once(GpuDirection direction, uint64_t bytes) {
+cudaError_t OtherCopies::once(GpuDirection direction, uint64_t bytes, std::vector<double>& waits_us) {
+  const auto begun = Clock::now();
   cudaError_t error =
       direction == GpuDirection::load
           ? cudaMemcpyAsync(memory_.get(), host_.get(), bytes, cudaMemcpyHostToDevice, stream_.get())
           : cudaMemcpyAsync(host_.get(), memory_.get(), bytes, cudaMemcpyDeviceToHost, stream_.get());
   if (error == cudaSuccess) error = cudaEventRecord(done_.get(), stream_.get());
   if (error == cudaSuccess) error = cudaEventSynchronize(done_.get());
+  waits_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begun).count());
   return error;
 }
 
 Result<OtherCopies::Waits> OtherCopies::alone(GpuDirection direction, uint64_t bytes) {
   std::vector<double> waits_us;
   for (size_t i = 0; i < alone_count; ++i) {
-    const auto begun = Clock::now();
-    if (const cudaError_t error = once(direction, bytes); error != cudaSuccess) {
+    if (const cudaError_t error = once(direction, bytes, waits_us); error != cudaSuccess) {
       return fail_cuda(error, "others' copies");
     }
-    waits_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begun).count());
   }
   return summed_up(waits_us);
 }
@@ -62,9 +59,7 @@ Result<OtherCopies::Beside> OtherCopies::beside(GpuDirection direction, uint64_t
   std::jthread others([&](const std::stop_token& stop) {
     error = cudaSetDevice(device_);
     while (error == cudaSuccess && !stop.stop_requested()) {
-      const auto begun = Clock::now();
-      error = once(direction, bytes);
-      waits_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begun).count());
+      error = once(direction, bytes, waits_us);
     }
   });
   const bool load = direction == GpuDirection::load;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/result.h"
 #include "xfer/cuda/gpu_transfer.h"
@@ -24,7 +25,7 @@ class OtherCopies {
     double median_us = 0;
     double longest_us = 0;
   };
-  // Copies of that size, in the direction of a transfer, with nothing beside them.
+  // Copies of that size (bytes_max at most), in the direction of a transfer, with nothing beside them.
   [[nodiscard]] Result<Waits> alone(GpuDirection direction, uint64_t bytes);
 
   struct Beside {
@@ -37,7 +38,7 @@ class OtherCopies {
   static constexpr uint64_t bytes_max = 1 << 20;
 
  private:
-  [[nodiscard]] cudaError_t once(GpuDirection direction, uint64_t bytes);
+  [[nodiscard]] cudaError_t once(GpuDirection direction, uint64_t bytes, std::vector<double>& waits_us);
 
   int device_ = 0;
   Stream stream_;

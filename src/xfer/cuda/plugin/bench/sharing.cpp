@@ -19,14 +19,19 @@ Status make_timed_event(Event& event) {
 
 std::string to_string(OtherWork work) { return work == OtherWork::memory ? "memory" : "arithmetic"; }
 
-// Its stream has the lowest priority, as an engine's: the default one.
+Status make_engine_stream(Stream& stream) {
+  cudaStream_t made = nullptr;
+  const cudaError_t error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+  if (error != cudaSuccess) return fail_cuda(error, "a CUDA stream");
+  stream.reset(made);
+  return {};
+}
+
 Status Sharing::open(int device) {
   cudaError_t error = cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device);
-  cudaStream_t stream = nullptr;
-  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-  if (error != cudaSuccess) return fail_cuda(error, "a CUDA stream");
-  stream_.reset(stream);
-  Status made = make_device_memory(memory_, 2 * half_bytes);
+  if (error != cudaSuccess) return fail_cuda(error, "the number of multiprocessors");
+  Status made = make_engine_stream(stream_);
+  if (made) made = make_device_memory(memory_, 2 * half_bytes);
   if (made) made = make_timed_event(begin_);
   if (made) made = make_timed_event(end_);
   if (!made) return made;

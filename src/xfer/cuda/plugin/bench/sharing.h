@@ -20,6 +20,9 @@ namespace kvpool {
 enum class OtherWork : uint8_t { memory, arithmetic };
 [[nodiscard]] std::string to_string(OtherWork work);
 
+// Of the lowest priority, as an engine's: the default one.
+[[nodiscard]] Status make_engine_stream(Stream& stream);
+
 class Sharing {
  public:
   [[nodiscard]] Status open(int device);
