@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
+#include <sstream>
+#include <string>
 
 #include "base/units.h"
 #include "bench/payload.h"
@@ -367,6 +370,36 @@ TEST(LongdocReport, HasTheKeysOfTheSchemaAndNoOthers) {
   EXPECT_EQ(devices[0]["busy_over_time"], (std::vector<double>{0.124, 1}));
   EXPECT_TRUE(devices[1]["planned_share"].is_null());
   EXPECT_TRUE(devices[1]["busy_over_time"].is_array());
+}
+
+TEST(LongdocReport, ATableHasWhatAPersonMustNotMiss) {
+  LongdocRow row;
+  row.system = "pooled-direct";
+  row.model = "llama-3.1-8b";
+  row.tokens = 16384;
+  row.concurrency = 3;
+  row.seconds_p50 = 0.125;
+  row.seconds_max = 0.75;
+  row.fraction_of_limit = 0.5;
+  LongdocRow bad = row;
+  bad.system = "tiered-files";
+  bad.spilled_bytes = 1'500'000'000;
+  bad.wrong_blocks = 7;
+  bad.calls.emplace().blocked_s = 0.0625;
+  std::istringstream table(longdoc_table({row, bad}, {{"pooled-passthrough", "no device"}}));
+  std::array<std::string, 4> lines;
+  for (std::string& line : lines) std::getline(table, line);
+  const auto says = [](const std::string& text, const char* what) {
+    return text.find(what) != std::string::npos;
+  };
+  EXPECT_EQ(lines[0], "llama-3.1-8b, 16384 tokens");
+  EXPECT_TRUE(says(lines[2], "pooled-direct       3    0.125     0.750")) << lines[2];
+  EXPECT_TRUE(says(lines[2], " 50%")) << lines[2];
+  EXPECT_FALSE(says(lines[2], "elsewhere") || says(lines[2], "WRONG")) << lines[2];
+  EXPECT_TRUE(says(lines[3], " 0.062 ")) << lines[3];
+  EXPECT_TRUE(says(lines[3], "; 1.50 GB lie elsewhere than planned")) << lines[3];
+  EXPECT_TRUE(says(lines[3], "WRONG BLOCKS: 7")) << lines[3];
+  EXPECT_TRUE(says(table.str(), "left out: pooled-passthrough: no device\n")) << table.str();
 }
 
 TEST(LongdocReport, PrefillIsTheMeasuredFloor) {

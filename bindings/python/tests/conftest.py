@@ -1,18 +1,11 @@
 import kvpool
 import pytest
-from demo_blocks import SEGMENT_BYTES
+from demo_blocks import SEGMENT_BYTES, config_of
 
 
 @pytest.fixture
 def pool(tmp_path):
-    config = {
-        "pool": {"buffers": "1MiB", "staging": "4MiB"},
-        "device": [
-            {"kind": "memory", "size": "8MiB"},
-            {"kind": "file", "path": str(tmp_path / "pool"), "size": "8MiB"},
-        ],
-    }
-    with kvpool.Pool(config) as made:
+    with kvpool.Pool(config_of(tmp_path / "pool")) as made:
         yield made
 
 

@@ -5,6 +5,7 @@ import threading
 
 import kvpool
 import pytest
+from demo_blocks import config_of
 from kvpool._native import PageMover, PageNumbers
 
 numpy = pytest.importorskip("numpy")
@@ -15,14 +16,7 @@ PAGE_BYTES = HEADS * TOKENS * DIM * 2
 
 @pytest.fixture
 def pool(tmp_path):
-    config = {
-        "pool": {"buffers": "16MiB", "staging": "4MiB"},
-        "device": [
-            {"kind": "memory", "size": "16MiB"},
-            {"kind": "file", "path": str(tmp_path / "pool"), "size": "16MiB"},
-        ],
-    }
-    with kvpool.Pool(config) as made:
+    with kvpool.Pool(config_of(tmp_path / "pool", buffers="16MiB", device_size="16MiB")) as made:
         yield made
 
 
