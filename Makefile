@@ -41,7 +41,7 @@ gpu: packages
 
 # The same engines on a GPU, with vLLM as it is there: PYTHON has vLLM, kvpool and pytest. Else it says SKIP.
 test-engines-gpu:
-	@scripts/test_engines_gpu.sh $(PYTHON) || [ $$? -eq 77 ]
+	@scripts/test_engines_gpu.sh "$(or $(PYTHON),python3)" || [ $$? -eq 77 ]
 
 # A wheel that other machines install without kvpool's libraries, into build/wheel. The first of PYTHON builds it, all try it.
 wheel: packages

@@ -20,15 +20,18 @@ token, and the time that each token of the others takes meanwhile (TPOT).
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
 with those that came back: a sum of each page in each layer (not those of --mixed).
 
-Prints the medians; --json has every figure. Processor time is that of the threads named kvpool-*, and of the whole process,
+Prints the medians of a system when it has ended; --json has every figure, and a log in the folder of --path says what it
+does meanwhile. Processor time is that of the threads named kvpool-*, and of the whole process,
 while a prompt is asked again; in cores, over the time to first token, and over the bytes' time on the link.
 Exit status: 0 measured; 1 a page or a token differed; 2 a system could not run, which is named.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -44,10 +47,11 @@ ENVIRONMENT = {
 CHECKED = ("soon", "again", "gpu")
 
 
-def run_system(system: str, model: str, options: argparse.Namespace) -> tuple[dict, bool]:
+def run_system(system: str, model: str, turn: int, options: argparse.Namespace) -> tuple[dict, bool]:
     """What was measured, and whether that is all."""
     name = f"{model}, {system}"
-    log = options.path / f"ttft-{model}-{system}.log"
+    log = options.path / f"ttft-{model}-{system}{f'-{turn + 1}' if turn else ''}.log"
+    print(f"{name}: starts, see {log}", file=sys.stderr, flush=True)
     lmcache = {"LMCACHE_LOCAL_CPU": "True", "LMCACHE_MAX_LOCAL_CPU_SIZE": str(options.memory_gib), "LMCACHE_CHUNK_SIZE": "256"}
     with tempfile.TemporaryDirectory(dir=options.path, prefix="ttft-") as folder, open(log, "w", encoding="utf-8") as output:
         out = pathlib.Path(folder) / "figures"
@@ -56,16 +60,29 @@ def run_system(system: str, model: str, options: argparse.Namespace) -> tuple[di
         try:
             status = subprocess.run(command, env=os.environ | ENVIRONMENT | lmcache, stdout=output, stderr=output, check=False,
                                     timeout=options.timeout_s).returncode  # fmt: skip
-            ended = f"status {status}" if status else ""
+            ended = how_it_ended(status, log)
         except subprocess.TimeoutExpired:
             ended = f"not done after {options.timeout_s:.0f} s"
+        finally:
+            for left in pathlib.Path("/dev/shm").glob(f"vllm_offload_{pathlib.Path(folder).name}*"):
+                left.unlink()  # what vLLM's file tier leaves behind
         if ended:
-            print(f"{name}: {ended}, see {log}", flush=True)
-        for left in pathlib.Path("/dev/shm").glob(f"vllm_offload_{pathlib.Path(folder).name}*"):
-            left.unlink()  # what vLLM's file tier leaves behind
+            print(f"{name}: {ended}; see {log}", flush=True)
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     found = {kinds: [line[kind] for line in lines if kind in line] for kind, kinds in (("figure", "figures"), ("mixed", "mixed"))}
     return (lines[0] if lines else {}) | found, not ended
+
+
+def how_it_ended(status: int, log: pathlib.Path) -> str:
+    """Nothing where it ended well."""
+    if status < 0:
+        killed = " (the kernel kills what takes too much memory)" if status == -signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-status).name}{killed}"
+    if status == 0:
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if "Error" in line or "kvpool:" in line), "")
+    return f"status {status}{f': {last[:300]}' if last else ''}"
 
 
 def median(figures: list[dict], name: str) -> float | None:
@@ -134,9 +151,9 @@ def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
     results, missing = [], False
     for turn in range(options.turns):
         order = options.systems[:: -1 if turn % 2 else 1]
-        for model in options.model.split(","):
+        for model in options.model:
             for system in order:
-                found, whole = run_system(system, model, options)
+                found, whole = run_system(system, model, turn, options)
                 missing = missing or not whole
                 if not found["figures"] and not found["mixed"]:
                     continue
@@ -147,68 +164,128 @@ def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
     return results, missing
 
 
+def number(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of 1 or more")
+    return int(text)
+
+
 def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return [number(part) for part in text.split(",")]
+
+
+def words(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
 
 
 def names(known):
     def parse(text: str) -> list[str]:
-        chosen = [part for part in text.split(",") if part]
-        unknown = [part for part in chosen if part not in known]
+        unknown = [part for part in words(text) if part not in known]
         if unknown:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
-        return chosen
+        return words(text)
 
     return parse
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage="%(prog)s --models FOLDER --path FOLDER [options], or --plot PAGE.html FILE...",
+                                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("results", nargs="*", type=pathlib.Path, help="JSON files of earlier runs, for --plot")
     parser.add_argument("--models", type=pathlib.Path)
-    parser.add_argument("--path", type=pathlib.Path, default=pathlib.Path())
-    parser.add_argument("--model", default="llama-3.1-8b")
-    parser.add_argument("--tokens", type=numbers, default=[16384, 32768, 65536, 130944])
+    parser.add_argument("--path", type=pathlib.Path, help="a folder for logs, and for the pools of systems with disks")
+    parser.add_argument("--model", type=words, default=["llama-3.1-8b"])
+    parser.add_argument("--tokens", type=numbers, metavar="N,N", default=[16384, 32768, 65536, 130944])
     known = list(ttft_engine.systems(pathlib.Path(), 40, 30, 0))
     parser.add_argument("--systems", type=names(known), default=["none", "vllm-memory", "lmcache-memory", "kvpool-memory"],
                         help=", ".join(known))  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--documents", type=int, help="of each length; a new one each repeat")
+    parser.add_argument("--repeats", type=number, default=5)
+    parser.add_argument("--turns", type=number, default=1)
+    parser.add_argument("--documents", type=number, help="of each length; a new one each repeat")
     parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
     parser.add_argument("--mixed", action="store_true",
                         help="measure the longest prompt beside others, too: new and, where --phases has it, again")  # fmt: skip
-    parser.add_argument("--memory-gib", type=int, default=40, help="of host memory, for each system")
+    parser.add_argument("--memory-gib", type=number, default=40, help="of host memory, for each system; kvpool takes 5 more "
+                        "to pass pages through, and on a CPU vLLM's own cache is in host memory, too: VLLM_CPU_KVCACHE_SPACE")  # fmt: skip
     parser.add_argument("--probe", metavar="KVPOOL", help="the command kvpool, to measure disks with before the pool is made")
-    parser.add_argument("--disk-gib", type=int, default=30)
+    parser.add_argument("--disk-gib", type=number, default=30)
     parser.add_argument("--gpu-memory", type=float, default=0.9)
-    parser.add_argument("--batched-tokens", type=int, default=16384)
-    parser.add_argument("--block-size", type=int, help="of the engine's pages, in tokens; else vLLM's own choice")
+    parser.add_argument("--batched-tokens", type=number, default=16384)
+    parser.add_argument("--block-size", type=number, help="of the engine's pages, in tokens; else vLLM's own choice")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--timeout-s", type=float, default=900, help="for each system; what it has measured by then counts")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--plot", type=pathlib.Path)
     options = parser.parse_args()
-    if not options.models and not (options.plot and options.results):
-        parser.error("--models to measure, or --plot and the JSON files of earlier runs")
+    fault = wrong_options(options)
+    if fault:
+        parser.error(fault)
     options.documents = options.documents or options.repeats
     return options
 
 
+def wrong_options(options: argparse.Namespace) -> str:
+    """What is wrong, before an engine is started for minutes; nothing where all is right."""
+    for name in ("json", "plot"):
+        file = getattr(options, name)
+        if file and not file.parent.is_dir():
+            return f"--{name} {file}: there is no folder {file.parent}"
+    if not options.models:
+        return "" if options.plot and options.results else "--models to measure, or --plot and the JSON files of earlier runs"
+    if not options.path or not options.path.is_dir():
+        return f"--path {options.path}: not a folder" if options.path else "--path: a folder for logs is wanted"
+    for what in ("model", "systems"):
+        if not getattr(options, what):
+            return f"--{what}: none is named"
+    for model in options.model:
+        if "/" in model or not (options.models / model / "config.json").is_file():
+            return f"--model {model}: {options.models / model} has no config.json"
+    if options.timeout_s <= 0:
+        return f"--timeout-s {options.timeout_s:g}: more than 0 is wanted"
+    if importlib.util.find_spec("vllm") is None:
+        return f"{sys.executable} has no vLLM: run this with a Python that has"
+    return ""
+
+
+def earlier(file: pathlib.Path) -> list[dict]:
+    """What --json of an earlier run wrote. Raises ValueError with the file's name where it is something else."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(results, list) or not all(isinstance(one, dict) and isinstance(one.get("figures"), list) for one in results):
+        raise ValueError(f"{file}: not a result of bench/ttft.py")
+    return results
+
+
 def main() -> int:
     options = parse_arguments()
+    try:
+        before = [result for file in options.results for result in earlier(file)]
+    except ValueError as error:
+        print(f"ttft: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the engine and removes its folder
     results, missing = run_all(options) if options.models else ([], False)
+    results += before
+    if not results:
+        print("ttft: there is no result", file=sys.stderr)
+        return 2
     if options.plot:
         from reporting import first_tokens
 
-        for file in options.results:
-            results += json.loads(file.read_text())
         options.plot.write_text(first_tokens.render(results), encoding="utf-8")
     if missing:
         return 2
-    return 1 if any(wrong([figure for result in results for figure in result["figures"]])) else 0
+    pages, tokens = wrong([figure for result in results for figure in result["figures"]])
+    if pages or tokens:
+        print(f"ttft: {pages} pages and {tokens} tokens DIFFER from the computed ones", file=sys.stderr)
+    return 1 if pages or tokens else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

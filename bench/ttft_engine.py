@@ -318,10 +318,12 @@ def run(options: argparse.Namespace) -> None:
         write(link_gbps=engine.link_gbps, start_s=time.monotonic() - begin)
         for repeat in range(options.repeats):
             for length in options.tokens:
+                print(f"repeat {repeat + 1} of {options.repeats}: {length} tokens", flush=True)
                 write(figure=engine.measure(length, repeat))
         if options.mixed:
             engine.mixed(3000, "warm")
             for repeat in range(options.repeats):
+                print(f"repeat {repeat + 1} of {options.repeats}: beside others", flush=True)
                 for mixed in engine.mixed(max(options.tokens), str(repeat)):
                     write(mixed=mixed)
 

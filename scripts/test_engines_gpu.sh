@@ -11,17 +11,33 @@ test_limit_s=900
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-"$python" -c 'import kvpool, pytest, torch, vllm
-if not torch.cuda.is_available(): raise SystemExit("no GPU")
-print("kvpool", kvpool.__version__, "vLLM", vllm.__version__, torch.cuda.get_device_name())' 2>&1 | tail -n 1
-[ "${PIPESTATUS[0]}" -eq 0 ] || { echo "SKIP test-engines-gpu: that is wanting, of $python"; exit 77; }
+said=$("$python" -c 'import sys
+try:
+  import kvpool, pytest, torch, vllm
+except ImportError as error:
+  print(error)
+  sys.exit(77)
+if not torch.cuda.is_available():
+  print("torch finds no GPU")
+  sys.exit(77)
+print("kvpool", kvpool.__version__, "vLLM", vllm.__version__, torch.cuda.get_device_name())' 2>"$logs/start")
+status=$?
+said=${said##*$'\n'}
+[ $status -ne 77 ] || { echo "SKIP test-engines-gpu: with $python: $said"; exit 77; }
+if [ $status -ne 0 ] || [ -z "$said" ]; then
+  tail -n 3 "$logs/start" >&2
+  echo "test-engines-gpu: $python is no Python that runs" >&2
+  exit 2
+fi
+echo "$said"
 
 # Usage: tests FILE [MODEL]   in a process of its own, as vLLM keeps one connector in it
 tests() {
-  local log=$logs/$1-${2:-}
+  local log=$logs/$1-${2:-} found
   if KVPOOL_FAULT_MODEL=${2:-} timeout "$test_limit_s" "$python" -m pytest -q -ra -p no:cacheprovider \
-    -o tmp_path_retention_policy=failed "tests/engines/test_vllm_$1.py" >"$log" 2>&1 </dev/null; then
-    echo "passed $*: $(grep -E '^[0-9]+ (passed|skipped)' "$log")"
+    -o tmp_path_retention_policy=failed "tests/engines/test_vllm_$1.py" >"$log" 2>&1 </dev/null &&
+    found=$(grep -E '^[0-9]+ (passed|skipped)' "$log"); then
+    echo "passed $*: $found"
   else
     cat "$log"
     echo "FAILED $*"

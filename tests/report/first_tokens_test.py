@@ -1,6 +1,7 @@
 """bench/ttft.py without an engine: what it makes of figures, and the page that it draws."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -84,6 +85,15 @@ class Page(unittest.TestCase):
                 self.render(broken)
 
 
+def command(*arguments):
+    """The exit status, and what it says of errors."""
+    with mock.patch.object(sys, "argv", ["ttft.py", *arguments]), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return ttft.main(), said.getvalue()
+        except SystemExit as end:
+            return end.code, said.getvalue()
+
+
 class Command(unittest.TestCase):
     def test_hits_are_told_from_what_was_computed(self):
         self.assertEqual(ttft.hit([figure(cached=0)]), "no hit")
@@ -100,9 +110,38 @@ class Command(unittest.TestCase):
             for file, system, wrong in zip(files, ("none", "kvpool-memory"), (0, 1)):
                 file.write_text(json.dumps([result(system, [figure(again_wrong_pages=wrong)])]))
             for given, status in ((files[:1], 0), (files, 1)):
-                with mock.patch.object(sys, "argv", ["ttft.py", "--plot", str(page), *map(str, given)]):
-                    self.assertEqual(ttft.main(), status)
+                self.assertEqual(command("--plot", str(page), *map(str, given))[0], status)
             self.assertIn("kvpool, memory", page.read_text())
+
+    def test_what_is_no_result_is_named_and_nothing_is_drawn(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page, file = pathlib.Path(folder) / "p.html", pathlib.Path(folder) / "r.json"
+            for content in (b"{", b"", b"\xff\x00", b'{"a": 1}', b'[{"model": "m"}]', b"[3]", None):
+                file.unlink(missing_ok=True)
+                if content is not None:
+                    file.write_bytes(content)
+                status, said = command("--plot", str(page), str(file))
+                self.assertEqual((status, said.count("\n")), (2, 1), said)
+                self.assertIn(str(file), said)
+            file.write_text("[]")
+            self.assertEqual(command("--plot", str(page), str(file)), (2, "ttft: there is no result\n"))
+            self.assertFalse(page.exists())
+
+    def test_wrong_options_end_it_before_an_engine_starts(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "m").mkdir()
+            pathlib.Path(folder, "m", "config.json").touch()
+            right = {"--models": folder, "--path": folder, "--model": "m", "--systems": "none"}
+            wrong = {"--path": f"{folder}/no", "--model": "../m", "--systems": "", "--repeats": "0", "--turns": "x",
+                     "--tokens": "5,-1", "--json": f"{folder}/no/r.json", "--timeout-s": "-1", "--memory-gib": "1.5"}  # fmt: skip
+            for name, value in wrong.items():
+                with self.subTest(name), mock.patch.object(importlib.util, "find_spec"), \
+                        mock.patch.object(subprocess, "run", side_effect=AssertionError("started")):  # fmt: skip
+                    status, said = command(*(f"{key}={text}" for key, text in (right | {name: value}).items()))
+                    self.assertEqual(status, 2)
+                    self.assertIn(name, said.splitlines()[-1])
+            with mock.patch.object(importlib.util, "find_spec", return_value=None):
+                self.assertIn("has no vLLM", command(*(f"{key}={text}" for key, text in right.items()))[1])
 
     def test_what_was_measured_before_the_end_counts(self):
         def too_long(*arguments, timeout, **more):
@@ -114,14 +153,16 @@ class Command(unittest.TestCase):
             engine, results = pathlib.Path(folder, "engine.py"), pathlib.Path(folder, "r.json")
             engine.write_text("import json, sys\nout = open(json.loads(sys.argv[1])['out'], 'w')\n"
                               f"for line in ({{'link_gbps': 50.0}}, {{'figure': {figure()!r}}}):\n"
-                              "    print(json.dumps(line), file=out)\nout.close()\nsys.exit(3)\n")  # fmt: skip
-            arguments = ["ttft.py", "--models", folder, "--path", folder, "--systems", "none", "--tokens", "16384",
+                              "    print(json.dumps(line), file=out)\nout.close()\nprint('E: DeviceError')\nsys.exit(3)\n")  # fmt: skip
+            arguments = ["--models", folder, "--path", folder, "--model", "m", "--systems", "none", "--tokens", "16384",
                          "--json", str(results)]  # fmt: skip
-            for run, ended in ((subprocess_run, "status 3"), (too_long, "not done after 900 s")):
-                with mock.patch.object(ttft_engine, "__file__", str(engine)), mock.patch.object(sys, "argv", arguments), \
-                        mock.patch.object(subprocess, "run", run), contextlib.redirect_stdout(io.StringIO()) as out:  # fmt: skip
-                    self.assertEqual(ttft.main(), 2)
-                self.assertIn(f"llama-3.1-8b, none: {ended}", out.getvalue())
+            pathlib.Path(folder, "m").mkdir()
+            pathlib.Path(folder, "m", "config.json").touch()
+            for run, ended in ((subprocess_run, "status 3: E: DeviceError"), (too_long, "not done after 900 s")):
+                with mock.patch.object(ttft_engine, "__file__", str(engine)), mock.patch.object(subprocess, "run", run), \
+                        mock.patch.object(importlib.util, "find_spec"), contextlib.redirect_stdout(io.StringIO()) as out:  # fmt: skip
+                    self.assertEqual(command(*arguments)[0], 2)
+                self.assertIn(f"m, none: {ended}; see", out.getvalue())
                 self.assertIn("again 0.100 s (16128 not computed", out.getvalue())
                 self.assertEqual(len(json.loads(results.read_text())[0]["figures"]), 1)
 

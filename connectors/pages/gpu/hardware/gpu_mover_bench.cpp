@@ -26,7 +26,6 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t layers = 32;
 constexpr uint32_t block_pages = 16;  // of a layer
 constexpr uint64_t patience_us = 60'000'000;
-int transfer_threads = 8;
 
 void expect(bool good, const std::string& what) {
   if (!good) throw std::runtime_error(what);
@@ -43,6 +42,14 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+struct Settings {
+  uint32_t rounds = 5;
+  uint64_t gib = 4;
+  uint32_t threads = 8;
+  std::string folder = "/tmp";
+  bool with_file = false;
+};
+
 struct Device {
   std::string kind;
   double gb_per_s;  // of its profile
@@ -57,12 +64,12 @@ struct Case {
 
 class Bench {
  public:
-  Bench(Case wanted, uint64_t total_bytes, const std::string& folder)
+  Bench(Case wanted, const Settings& settings)
       : case_(std::move(wanted)), block_bytes_(layers * block_pages * case_.page_bytes) {
-    blocks_ = static_cast<uint32_t>(total_bytes / block_bytes_);
+    blocks_ = static_cast<uint32_t>((settings.gib << 30) / block_bytes_);
     total_bytes_ = blocks_ * block_bytes_;
     layer_bytes_ = total_bytes_ / layers;
-    open_pool(folder);
+    open_pool(settings);
     expect(cudaMalloc(reinterpret_cast<void**>(&device_), total_bytes_), "GPU memory");
     open_mover();
     // Neighbours nowhere.
@@ -82,10 +89,10 @@ class Bench {
   Bench(const Bench&) = delete;
   Bench& operator=(const Bench&) = delete;
 
-  void run(int rounds, const std::vector<std::byte*>& link);
+  void run(uint32_t rounds, const std::vector<std::byte*>& link);
 
  private:
-  void open_pool(const std::string& folder);
+  void open_pool(const Settings& settings);
   void open_mover();
   kvpool_completion ask(kvpool_status (*call)(kvpool_consumer*, const kvpool_request*, kvpool_ticket*),
                         kvpool_request request);
@@ -116,11 +123,11 @@ class Bench {
   std::vector<Event> events_;
 };
 
-void Bench::open_pool(const std::string& folder) {
+void Bench::open_pool(const Settings& settings) {
   Profile profile{.devices = {}, .measured_at = "2026-01-01T00:00:00Z", .conditions = "made up"};
-  const std::string path = folder + "/profile.json";
+  const std::string path = settings.folder + "/profile.json";
   std::string text = "[pool]\nplacement = \"bandwidth\"\nstaging = \"64MiB\"\nbuffers = \"1GiB\"\n";
-  text += "transfer_threads = " + std::to_string(transfer_threads) + "\nverify = \"" + case_.verify +
+  text += "transfer_threads = " + std::to_string(settings.threads) + "\nverify = \"" + case_.verify +
           "\"\nprofile = \"" + path + "\"\n";
   double sum = 0;
   for (const Device& device : case_.devices) sum += device.gb_per_s;
@@ -131,7 +138,7 @@ void Bench::open_pool(const std::string& folder) {
     const auto mib = static_cast<uint64_t>(wanted) >> 20;
     text += "[[device]]\nkind = \"" + device.kind + "\"\nname = \"" + name + "\"\nsize = \"" +
             std::to_string(mib) + "MiB\"\n";
-    if (device.kind == "file") text += "path = \"" + folder + "/pool.kv\"\n";
+    if (device.kind == "file") text += "path = \"" + settings.folder + "/pool.kv\"\n";
     if (!device.limit.empty()) text += "limit_read = \"" + device.limit + "\"\n";
     profile.devices.push_back({.name = name,
                                .read_bytes_per_second = device.gb_per_s * 1e9,
@@ -263,11 +270,11 @@ void Bench::expect_pages() {
   }
 }
 
-void Bench::run(int rounds, const std::vector<std::byte*>& pinned) {
+void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
   constexpr uint64_t link_bytes = 1 << 30;
   std::vector<double> links[2], rates[4], ratios[4], first_ms;
   const auto bytes = static_cast<double>(total_bytes_);
-  for (int round = 0; round <= rounds; ++round) {
+  for (uint32_t round = 0; round <= rounds; ++round) {
     fill_pages();
     const double store_link = link(pinned[1], std::min(link_bytes, total_bytes_), false);
     double gathered_s = 0;
@@ -312,20 +319,9 @@ void Bench::run(int rounds, const std::vector<std::byte*>& pinned) {
   (void)std::fflush(stdout);
 }
 
-int run_all(int argc, char** argv) {
-  int rounds = 5;
-  uint64_t gib = 4;
-  bool with_file = false;
-  std::string folder = "/tmp";
-  CLI::App app("Loads and stores through a whole PageMover, beside one large copy");
-  app.add_option("--rounds", rounds, "of each case, and one before that does not count");
-  app.add_option("--gib", gib, "moved at a time");
-  app.add_option("--threads", transfer_threads, "that copy and sum in the pool");
-  app.add_option("--folder", folder, "of the pool's profile and file");
-  app.add_flag("--file", with_file, "a case with a file device, too");
-  CLI11_PARSE(app, argc, argv);
-  folder += "/kvpool-bench-" + std::to_string(getpid());
-  std::filesystem::create_directories(folder);
+void run_all(Settings settings) {
+  settings.folder += "/kvpool-bench-" + std::to_string(getpid());
+  std::filesystem::create_directories(settings.folder);
   const std::vector<Device> memory = {{"memory", 50, ""}};
   const std::vector<Device> mixed = {{"memory", 32, ""}, {"memory", 20, "20GB/s"}, {"memory", 12, "12GB/s"}};
   std::vector<Case> cases = {
@@ -334,22 +330,36 @@ int run_all(int argc, char** argv) {
       {"memory, 64 KiB, verified", 64 << 10, "always", memory},
       {"mixed (capped at 20 and 12 GB/s), 64 KiB", 64 << 10, "never", mixed},
   };
-  if (with_file) {
+  if (settings.with_file) {
     cases.push_back({"memory and file, 64 KiB", 64 << 10, "storage", {{"memory", 60, ""}, {"file", 1, ""}}});
   }
   std::vector<std::byte*> pinned(2);
   for (std::byte*& memory_of_one : pinned) {
     expect(cudaHostAlloc(reinterpret_cast<void**>(&memory_of_one), 1 << 30, cudaHostAllocPortable), "pinned");
   }
-  for (const Case& wanted : cases) Bench(wanted, gib << 30, folder).run(rounds, pinned);
-  std::filesystem::remove_all(folder);
-  return 0;
+  for (const Case& wanted : cases) Bench(wanted, settings).run(settings.rounds, pinned);
+  std::filesystem::remove_all(settings.folder);
 }
 
 }  // namespace
 }  // namespace kvpool::pages
 
 int main(int argc, char** argv) try {
+  kvpool::pages::Settings settings;
+  CLI::App app("Loads and stores through a whole PageMover, beside one large copy");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--rounds", settings.rounds, "of each case, and one before that does not count")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--gib", settings.gib, "moved at a time")->check(CLI::PositiveNumber);
+  app.add_option("--threads", settings.threads, "that copy and sum in the pool")->check(CLI::PositiveNumber);
+  app.add_option("--folder", settings.folder, "of the pool's profile and file")
+      ->check(CLI::ExistingDirectory);
+  app.add_flag("--file", settings.with_file, "a case with a file device, too");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   const auto plugin = kvpool::load_cuda();
   const auto transfer =
       plugin ? (*plugin)->open({.batches_max = 1, .pieces_max = 1}) : tl::unexpected(plugin.error());
@@ -357,7 +367,8 @@ int main(int argc, char** argv) try {
     (void)std::printf("SKIP: %s\n", transfer.error().message.c_str());
     return 77;
   }
-  return kvpool::pages::run_all(argc, argv);
+  kvpool::pages::run_all(settings);
+  return 0;
 } catch (const std::exception& error) {
   (void)std::fprintf(stderr, "gpu_mover_bench: %s\n", error.what());
   return 1;

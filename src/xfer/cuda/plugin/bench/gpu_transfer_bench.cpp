@@ -438,12 +438,18 @@ void log_message(LogLevel /*level*/, std::string_view message) {
 int main(int argc, char** argv) try {
   kvpool::Settings settings;
   CLI::App app("How fast blocks come to and from the pages of a paged KV cache");
-  app.add_option("--device", settings.device, "CUDA's ordinal");
-  app.add_option("--gib", settings.gib, "moved each way, in GiB");
-  app.add_option("--repeats", settings.repeats, "rounds of each measurement");
-  app.add_option("--seconds", settings.seconds, "for the large transfers; fewer rounds where it is short");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--device", settings.device, "CUDA's ordinal")->check(CLI::NonNegativeNumber);
+  app.add_option("--gib", settings.gib, "moved each way, in GiB")->check(CLI::PositiveNumber);
+  app.add_option("--repeats", settings.repeats, "rounds of each measurement")->check(CLI::PositiveNumber);
+  app.add_option("--seconds", settings.seconds, "for the large transfers; fewer rounds where it is short")
+      ->check(CLI::PositiveNumber);
   app.add_option("--json", settings.json_file, "write JSON there and not on stdout");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   const kvpool::Status done = kvpool::Bench(settings).run();
   if (done) return 0;
   (void)std::fprintf(stderr, "gpu_transfer_bench: %s\n", done.error().message.c_str());
