@@ -95,6 +95,12 @@ class Config(Tool):
         self.assertEqual(out, "good.toml: OK, 2 devices, 0 namespaces\n")
         self.assertEqual(err, "")
 
+    def test_check_says_that_a_link_is_wanting(self):
+        for link, wanting in (("", True), ("link = \"55GB/s\"\n", False)):
+            self.write("link.toml", f"[pool]\nplacement = \"link\"\n{link}{GOOD}")
+            out, _ = self.run_tool("config", "check", "link.toml", code=0)
+            self.assertEqual("without a pool.link" in out, wanting, out)
+
     def test_check_names_file_line_key_and_what_is_allowed(self):
         self.write("bad.toml", GOOD + "queue_dept = 3\nlimit_write = \"9MB\"\n")
         self.refused("config", "check", "bad.toml",
