@@ -252,8 +252,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         return self._scheduler.take_events() if self._scheduler is not None else ()
 
     def has_pending_push_work(self) -> bool:
-        """Whether vLLM has to go on with steps, though it has no requests, for events that are to come."""
-        return self._scheduler is not None and self._scheduler.will_have_events()
+        """Whether vLLM has to go on with steps, though it has no requests."""
+        return self._scheduler is not None and self._scheduler.has_work()
 
     def reset_cache(self) -> bool | None:
         if self._scheduler is not None:

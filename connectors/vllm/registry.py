@@ -76,6 +76,8 @@ class Engine:
     failed: dict[str, int] = field(default_factory=dict)
     # Of several groups: those that vLLM has to be told of.
     failed_requests: set[str] = field(default_factory=set)
+    # Loads whose end has not been taken from the mover; for vLLM they may have ended.
+    loading: set[int] = field(default_factory=set)
     # Stores with events: under way, and ended, with how many blocks are there.
     storing: dict[int, Store] = field(default_factory=dict)
     stored: list[tuple[Store, int]] = field(default_factory=list)

@@ -31,6 +31,8 @@ _FENCE_S = 60.0
 _ESTIMATE_S = 0.2
 # Of a pool that is as busy for so many looks nothing is expected.
 _BUSY_MAX = 100
+# First blocks that are remembered, beside those that can be in the pool: it may not count the newest yet.
+_ROOTS_MAX = 4096
 # Reasons, each in one line of the log.
 _SAID_MAX = 20
 
@@ -83,7 +85,9 @@ class SchedulerSide:
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
-        self._roots: set[bytes] = set()
+        self._roots: dict[bytes, None] = {}  # of what is in the pool, those used last at the end
+        self._roots_max = _ROOTS_MAX
+        self._count_blocks = lambda: pool.stats()["ready_blocks"]
         self._model = prefill.PrefillModel()
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
         self._last_end = 0.0
@@ -126,9 +130,12 @@ class SchedulerSide:
             tracked.drop_pin()
             return 0, False
         load_ms = self._load_s(tracked, computed, blocks) * 1e3
-        # A step waits for such a load, so nothing may be before it; and if it fails, only by pages can that be said.
+        # A step waits for such a load, so nothing may be before it; and if it fails, only by pages can that be said. On a GPU
+        # what runs there is before it.
         budget_ms = self._settings.sync_load_budget_ms
-        synchronous = 0 < budget_ms >= load_ms and self._layout.fails_by_page and not self._engine.mover.busy()
+        synchronous = (
+            0 < budget_ms >= load_ms and self._layout.fails_by_page and self._engine.mark is None and not self._engine.mover.busy()
+        )
         if synchronous or self._must_verify_first:
             if not self._know_staged(tracked, computed // tokens, blocks):
                 return None, False
@@ -225,7 +232,7 @@ class SchedulerSide:
             self._engine.storing.clear()
             self._engine.stored.clear()
             self._announced.cleared()
-        roots, self._roots = list(self._roots), set()
+        roots, self._roots = list(self._roots), {}
         for at in range(0, len(roots), 64):
             self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(_RESET_TIMEOUT_S)
 
@@ -237,8 +244,9 @@ class SchedulerSide:
             self._announced.stored(each_key(store.keys), store.parent, store.events[:blocks])
         return self._announced.take()
 
-    def will_have_events(self) -> bool:
-        return bool(self._engine.storing or self._engine.stored)
+    def has_work(self) -> bool:
+        """Whether something is to come of a step without requests: events; the end of a load, which keeps pages and a pin."""
+        return bool(self._engine.storing or self._engine.stored or self._engine.loading)
 
     def counters(self) -> dict[str, int]:
         return {"matched_tokens": self.matched_tokens, "declined_tokens": self.declined_tokens}
@@ -292,11 +300,21 @@ class SchedulerSide:
             tracked.asked = b"", 0.0
         tracked.matched = result.blocks if result.pin is not None else 0
         if result.blocks > 0:
-            self._roots.add(self._layout.keys(tracked.request.block_hashes, 0, 1))
+            self._keep_root(self._layout.keys(tracked.request.block_hashes, 0, 1))
         tracked.estimate_s, tracked.estimated = result.estimate_s, time.monotonic()
         tracked.pin = result.pin
         tracked.stored = max(tracked.stored or 0, result.blocks)
         return True
+
+    def _keep_root(self, key: bytes) -> None:
+        """For reset(). What was used longest ago has been evicted where there are more than the pool has blocks."""
+        self._roots.pop(key, None)
+        self._roots[key] = None
+        if len(self._roots) > self._roots_max:
+            blocks = self._count_blocks()
+            for old in list(itertools.islice(self._roots, max(0, len(self._roots) - blocks - _ROOTS_MAX // 2))):
+                del self._roots[old]
+            self._roots_max = 2 * blocks + _ROOTS_MAX
 
     def _renew_estimate(self, tracked: Tracked) -> None:
         """Of a request that has waited; the old one serves until the pool has answered."""
@@ -431,7 +449,7 @@ class SchedulerSide:
             return None
         keys = self._layout.keys(hashes, max(0, first - 1), end)
         if first == 0:
-            self._roots.add(keys[:KEY_BYTES])
+            self._keep_root(keys[:KEY_BYTES])
         tracked.stored = end
         return Store(
             id=next(self._numbers),

@@ -90,8 +90,11 @@ class WorkerSide:
             return
         for load in step.loads:
             self._marks[load.id] = self._engine.mark()
+            # Others may write into the pages of a load that has ended for vLLM, and not every one of them waits for a stream.
+            if self._engine.among_others:
+                continue
             layers = len(self._engine.layers)
-            count = 1 if self._at_once() else max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART))
+            count = 1 if self._whole_loads else max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART))
             ends = sorted({-(-layers * part // count) for part in range(1, count + 1)})
             self._parts[load.id] = [(end, self._engine.mark()) for end in ends]
 
@@ -99,21 +102,28 @@ class WorkerSide:
         """vLLM 0.32 asks for that when the step has been given to the GPU, unless it waits for some of them."""
         loads, step.loads = step.loads, []
         self._step_is_wrong = False
-        for load in loads:
-            self._loads[load.id] = load
-            try:
-                parts = [(end, event.cuda_event) for end, event in self._parts.get(load.id, ())]
-                self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s,
-                                 self._event_of(load.id), parts)
-            except kvpool.KVPoolError as error:
-                self._forget_marks(load.id)
-                log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
-                self._ended(load.id, 0)
-        waited = [load.id for load in loads if not load.is_async]
-        for job in waited:
-            self._mover.wait_ended(job)
+        waited = [load for load in loads if not load.is_async]
+        for load in waited:  # before the others, behind which they would wait
+            self._start(load)
+        for load in waited:
+            self._mover.wait_ended(load.id)
         if waited:
             self.take_events()
+        for load in loads:
+            if load.is_async:
+                self._start(load)
+
+    def _start(self, load: Load) -> None:
+        self._loads[load.id] = load
+        self._engine.loading.add(load.id)
+        parts = [(end, event.cuda_event) for end, event in self._parts.get(load.id, ())]
+        try:
+            self._mover.load(load.id, load.pin, load.block_first, load.blocks, load.pages, load.timeout_s,
+                             self._event_of(load.id), parts)
+        except kvpool.KVPoolError as error:
+            log.warning("kvpool: a load of %d blocks was refused: %s", load.blocks, error)
+            self._copied(load.id)
+            self._ended(load.id, 0)
 
     def before_layer(self, layer: str) -> None:
         self._waits.before(layer)
@@ -136,28 +146,25 @@ class WorkerSide:
             if store.events:
                 self._engine.storing[store.id] = store
 
-    def _at_once(self) -> bool:
-        """Loads are waited for as a whole, by the step before."""
-        return self._whole_loads or self._engine.among_others
-
     def _event_of(self, job: int) -> int:
         mark = self._marks.get(job)
         return mark.cuda_event if mark is not None else 0
 
-    def _forget_marks(self, job: int) -> None:
-        self._marks.pop(job, None)
-        self._parts.pop(job, None)
+    def _copied(self, load: int) -> None:
+        self._marks.pop(load, None)
+        self._parts.pop(load, None)
+        self._engine.loading.discard(load)
 
     def take_events(self) -> None:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.ORDERED:
-                self._waits.add(self._parts[job], at_once=self._at_once())
+                self._waits.add(self._parts[job], at_once=self._whole_loads)
                 self._engine.gpu_waits = True
                 if job not in self._cancelled:
                     self._ordered[job] = blocks
                 self._ended(job, blocks)
             elif kind == PageMover.LOADED:
-                self._forget_marks(job)
+                self._copied(job)
                 if job in self._loads:
                     self._ended(job, blocks)
                 elif blocks < self._ordered.pop(job, 0):

@@ -31,11 +31,11 @@ def test_a_block_is_announced_once_when_it_is_stored(watched):
     watched.scheduler.on_new_request(request)
     watched.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
     watched.step(new=[(request, [list(range(1, 17))], 0, 600)])
-    assert watched.scheduler.will_have_events()
+    assert watched.scheduler.has_work()
     watched.settle()
-    assert watched.scheduler.will_have_events()
+    assert watched.scheduler.has_work()
     assert watched.scheduler.take_events() == blocks("stored", "a", 0, 1)
-    assert not watched.scheduler.will_have_events() and watched.scheduler.take_events() == []
+    assert not watched.scheduler.has_work() and watched.scheduler.take_events() == []
     watched.step(cached=[(request, None, 600, 400)])
     watched.settle()
     assert watched.scheduler.take_events() == blocks("stored", "a", 2)
@@ -52,7 +52,7 @@ def test_a_store_that_fails_is_not_announced(watched):
     store.parent = b"x" * 16  # which the pool does not have
     watched.worker.start_stores(step)
     watched.settle()
-    assert watched.scheduler.take_events() == [] and not watched.scheduler.will_have_events()
+    assert watched.scheduler.take_events() == [] and not watched.scheduler.has_work()
 
 
 def test_what_a_match_misses_is_taken_back(watched):
@@ -177,4 +177,4 @@ def test_all_is_cleared_with_the_pool(watched):
 def test_nothing_is_collected_where_nobody_listens(world):
     world.store(Request("a", 1000), [list(range(1, 17))])
     assert world.engine.stored == [] and world.engine.storing == {} and world.scheduler.take_events() == []
-    assert not world.scheduler.will_have_events()
+    assert not world.scheduler.has_work()

@@ -6,7 +6,7 @@ from kvpool.vllm.layout import Group, Layout
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.work import Step
 from kvpool.vllm.worker import WorkerSide
-from world import Request
+from world import Request, World
 
 class Mark:
     """An event of a GPU, and what becomes of it."""
@@ -23,6 +23,7 @@ class OnGpu:
 
     def __init__(self, mover, told):
         self._mover, self._told, self._kept, self.ending = mover, told, [], None
+        self._in_parts = set()
 
     def __getattr__(self, name):
         return getattr(self._mover, name)
@@ -30,6 +31,8 @@ class OnGpu:
     def load(self, job, *rest):
         *rest, event, parts = rest
         self._told.append(("load", event, parts))
+        if parts:
+            self._in_parts.add(job)
         self._mover.load(job, *rest)
 
     def store(self, job, *rest):
@@ -41,7 +44,8 @@ class OnGpu:
         for job, kind, blocks in self._mover.events():
             if kind == PageMover.LOADED:
                 self._kept.append(job)
-                out.append((job, PageMover.ORDERED, blocks))
+                if job in self._in_parts:
+                    out.append((job, PageMover.ORDERED, blocks))
             else:
                 out.append((job, kind, blocks))
         if self.ending is not None:
@@ -144,10 +148,33 @@ def test_a_step_that_waits_for_copies_says_nothing_of_computing(gpu):
     assert model.count > seen
 
 
-def test_a_load_whose_pages_others_may_touch_is_waited_for_at_once(gpu):
+def test_a_load_whose_pages_others_may_touch_ends_when_it_has_been_copied(gpu):
     gpu.engine.among_others = True
+    _, finished = begin_load(gpu)
+    (_, mark), load, *_ = gpu.told
+    assert finished == set() and load == ("load", mark, []), "in no parts, of which the GPU would tell before they are there"
+    gpu.engine.mover.ending = 3
+    gpu.worker.take_events()
+    assert gpu.worker.take_finished() == {"b"}
+
+
+def test_on_a_gpu_no_step_waits_for_a_load(tmp_path):
+    world = World(tmp_path, recompute=False, sync_load_budget_ms=10_000)
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    world.engine.mark = lambda: None
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (768, True)
+    world.close()
+
+
+def test_an_engine_without_requests_goes_on_until_a_load_is_over(gpu):
     begin_load(gpu)
-    assert ("wait", gpu.told[1][1]) in gpu.told
+    assert gpu.scheduler.has_work()
+    gpu.scheduler.request_finished("b")
+    gpu.engine.mover.ending = 3
+    gpu.step(tokens=False)
+    assert not gpu.scheduler.has_work()
 
 
 def test_where_layers_share_memory_loads_are_waited_for_at_once():

@@ -1,6 +1,12 @@
 """The two sides against a real pool."""
 
+from kvpool._native import PageMover, PageNumbers
+from kvpool.vllm.layout import Group, Layout
+from kvpool.vllm.registry import Engine
+from kvpool.vllm.work import Load, Step
+from kvpool.vllm.worker import WorkerSide
 from world import Request, World
+
 
 def test_a_load_is_promised_once_and_comes(world):
     world.store(Request("a", 1000), [list(range(1, 17))])
@@ -164,6 +170,43 @@ def test_what_fits_the_budget_and_lies_in_memory_is_loaded_in_the_step(tmp_path)
     _, finished = world.step(new=[(request, pages, 768, 232)])
     assert finished == set() and world.holds(pages, 0, 1000)
     world.close()
+
+
+def test_a_load_that_its_step_waits_for_is_started_before_the_others():
+    started = []
+
+    class Mover:
+        def load(self, job, *rest):
+            started.append(job)
+
+        def wait_ended(self, job):
+            assert started == [job]
+
+        def events(self):
+            return [(started[0], PageMover.LOADED, 1)]
+
+    def load(number, is_async):
+        return Load(number, f"r{number}", None, 0, 1, PageNumbers([]), PageNumbers([]), 4, 0, is_async, -1)
+
+    layout = Layout(256, 64, (Group(64, 4, False, False, ("l0",)),))
+    WorkerSide(Engine(layout, None, Mover())).start_loads(Step(loads=[load(1, True), load(2, False)]))
+    assert started == [2, 1]
+
+
+def test_first_blocks_are_remembered_as_long_as_they_can_be_there(world, monkeypatch):
+    monkeypatch.setattr("kvpool.vllm.scheduler._ROOTS_MAX", 4)
+    world.scheduler._roots_max = 4
+    for salt in range(20):
+        world.store(Request(f"r{salt}", 300, salt=salt), [list(range(1, 6))])
+    assert len(world.scheduler._roots) == world.pool.stats()["ready_blocks"] == 20
+    world.scheduler.reset()
+    assert world.pool.stats()["ready_blocks"] == 0
+    world.scheduler._count_blocks = lambda: 3  # as if the others had been evicted
+    world.scheduler._roots_max = 4
+    for salt in range(100, 200):
+        request = Request(f"r{salt}", 300, salt=salt)
+        world.store(request, [list(range(1, 6))])
+        assert len(world.scheduler._roots) <= 2 * 3 + 4 and world.scheduler._layout.keys(request.block_hashes, 0, 1) in world.scheduler._roots
 
 
 def test_what_windows_have_left_is_not_stored_later(tmp_path):
