@@ -18,7 +18,8 @@ What saves time: --documents 1 computes one prompt of each length, in the first 
 token, and the time that each token of the others takes meanwhile (TPOT).
 
 Of random weights one token says little about the context, so the pages themselves are compared, those that were computed
-with those that came back: a sum of each page in each layer (not those of --mixed).
+with those that came back: a sum of each page in each layer (not those of --mixed, and of sliding windows those alone that lie
+at the same tokens).
 
 Prints the medians of a system when it has ended; --json has every figure, and a log in the folder of --path says what it
 does meanwhile. Processor time is that of the threads named kvpool-*, and of the whole process,
@@ -139,7 +140,8 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
         mixed = [mixed for mixed in found["mixed"] if mixed["phase"] == phase]
         if mixed:
             between = [seconds for one in mixed for seconds in one["tpot_s"]]
-            others = f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s ({len(between)} tokens)"
+            others = (f"{statistics.median(between):.4f} s, p99 {percentile(between, 99):.4f} s, longest {max(between):.4f} s "
+                      f"({len(between)} tokens)")  # fmt: skip
             first = f"{median(mixed, 'ttft_s'):.3f} s ({hit(mixed, 'cached')})"
             print(
                 f"{model:14} {system:15} {max(options.tokens):7} tokens beside others, {phase}: {first}; the others' TPOT {others}",
@@ -158,9 +160,10 @@ def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
                 if not found["figures"] and not found["mixed"]:
                     continue
                 show(model, system, found, options)
-                results.append({"model": model, "system": system, "turn": turn, **found})
+                settings = {name: value for name, value in vars(options).items() if name not in ("results", "plot", "json")}
+                results.append({"model": model, "system": system, "turn": turn, "options": settings, **found})
                 if options.json:
-                    options.json.write_text(json.dumps(results))
+                    options.json.write_text(json.dumps(results, default=str))
     return results, missing
 
 

@@ -85,6 +85,14 @@ def processor_s() -> tuple[float, float]:
     return own, time.process_time()
 
 
+def versions() -> dict[str, str]:
+    import torch
+    import vllm
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {"vllm": vllm.__version__, "torch": torch.__version__, "device": device}
+
+
 def link_gbps() -> float:
     """Of one copy to the GPU, from memory that is pinned; 0 where there is none."""
     import torch
@@ -315,7 +323,7 @@ def run(options: argparse.Namespace) -> None:
         begin = time.monotonic()
         engine = Engine(options)
         engine.ask([5] * 3000)  # the first step of an engine takes longer
-        write(link_gbps=engine.link_gbps, start_s=time.monotonic() - begin)
+        write(link_gbps=engine.link_gbps, start_s=time.monotonic() - begin, versions=versions())
         for repeat in range(options.repeats):
             for length in options.tokens:
                 print(f"repeat {repeat + 1} of {options.repeats}: {length} tokens", flush=True)

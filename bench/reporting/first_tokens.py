@@ -30,6 +30,10 @@ WIDTH, HEIGHT, LEFT, RIGHT, ROW = 1064, 440, 64, 250, 17
 MARKS = (1, 2, 5)
 
 
+def called(system):
+    return SYSTEMS.get(system, (system,))[0]
+
+
 class Point:
     """What one system gave at one length. seconds, low, high: of what is drawn; None where it was not measured."""
 
@@ -125,7 +129,7 @@ def figures_table(found):
             for tokens, point in points.items() if system != GPU else ():
                 spread = f"{form.seconds(point.low)} \u2013 {form.seconds(point.high)}" if point.seconds else form.DASH
                 cores = [point.median(name, "again_s") for name in ("again_cpu_s", "again_kvpool_cpu_s")]
-                rows.append((model, form.count(tokens), system, form.seconds(point.median("cold_s")), form.seconds(point.seconds),
+                rows.append((model, form.count(tokens), called(system), form.seconds(point.median("cold_s")), form.seconds(point.seconds),
                              spread, form.seconds(point.median("gpu_s")), form.count(point.median("again_cached")),
                              *(form.DASH if value is None else form.digits(value) for value in cores),
                              form.count(wrong_pages(point.figures))))
@@ -153,10 +157,16 @@ def mixed_table(results):
         times.sort()
         alone = joined.get((model, tokens, phase, "none"), (None, None))[1]
         ratio = form.DASH if not alone else form.digits(statistics.median(times) / statistics.median(alone), 4)
-        rows.append((model, form.count(tokens), phase, system, form.seconds(statistics.median(first)),
+        rows.append((model, form.count(tokens), phase, called(system), form.seconds(statistics.median(first)),
                      form.seconds(statistics.median(times)), form.seconds(times[min(len(times) - 1, len(times) * 99 // 100)]),
                      ratio, form.count(len(times))))
     return html_table(("model", "tokens", "asked", "system", "TTFT", "TPOT of the others", "p99", "to no cache", "their tokens"), rows)
+
+
+def machines(results):
+    """What the figures are of, as far as the results say."""
+    told = [result["versions"] for result in items(results) if isinstance(result.get("versions"), dict)]
+    return "; ".join(sorted({", ".join(f"{text(name)}: {text(one[name])}" for name in sorted(one, key=text)) for one in told}))
 
 
 def render(results):
@@ -177,4 +187,4 @@ def render(results):
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{css}</style></head>'
             f"<body><main><header><h1>{title}</h1></header>{alarm if wrong else ''}{body}"
-            "<footer>Written by bench/ttft.py.</footer></main></body></html>\n")
+            f"<footer>Written by bench/ttft.py. {escape(machines(results))}</footer></main></body></html>\n")

@@ -21,14 +21,14 @@ bool PageMover::hand_over() {
     bool& waits = unit->job->is_load ? loads_wait : stores_wait;
     if (waits) continue;
     const uint32_t before = unit->copies_out;
-    waits = !hand_over(*unit);
+    waits = !fits(*unit);
     moved = moved || unit->copies_out > before || unit->copy_failed;
   }
   return moved;
 }
 
 // False: the copier's queue is full.
-bool PageMover::hand_over(Unit& unit) {
+bool PageMover::fits(Unit& unit) {
   const Job& job = *unit.job;
   while (!unit.handed_over()) {
     list_parts(unit);
@@ -113,19 +113,34 @@ void PageMover::settle_units() {
   }
 }
 
+// Of the pages that its job names: what is not wanted of a block is not moved.
+uint64_t PageMover::named_bytes(const Unit& unit, uint32_t blocks) const {
+  uint64_t bytes = 0;
+  for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
+    const uint64_t page_bytes = (bytes_before_[layer + 1] - bytes_before_[layer]) / page_count_[layer];
+    for (uint32_t block = unit.first; block < unit.first + blocks; ++block) {
+      const int32_t* const first = &unit.job->pages[uint64_t{block} * block_pages_ + first_page_[layer]];
+      const auto named =
+          std::count_if(first, first + page_count_[layer], [](int32_t page) { return page >= 0; });
+      bytes += page_bytes * static_cast<uint64_t>(named);
+    }
+  }
+  return bytes;
+}
+
 // It counts for its job no longer, though a device may still hold its memory.
 void PageMover::leave(Unit& unit) {
   Job& job = *unit.job;
   const bool dropped = unit.copy_failed || (job.is_load && job.cancelled);
   const uint32_t good = dropped ? 0 : unit.good;
+  const uint64_t bytes = named_bytes(unit, good);
   unit.job = nullptr;
   --job.units_out;
-  const uint32_t layers_end = unit.layer_first + unit.layers;
-  const uint64_t bytes = bytes_before_[layers_end] - bytes_before_[unit.layer_first];
-  const uint32_t whole = layers_end == segments() ? good : 0;  // the last of its parts counts the block
+  // The last of its parts counts the block.
+  const uint32_t whole = unit.layer_first + unit.layers == segments() ? good : 0;
   const std::lock_guard lock(mutex_);
   (job.is_load ? stats_.loaded_blocks : stats_.stored_blocks) += whole;
-  (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += good * bytes;
+  (job.is_load ? stats_.loaded_bytes : stats_.stored_bytes) += bytes;
 }
 
 }  // namespace kvpool::pages

@@ -162,13 +162,14 @@ class PageMover {
   [[nodiscard]] bool is_behind_another(const Unit& unit) const;
   // Copies: what is ready goes to the copier, and what a unit comes to as they end.
   [[nodiscard]] bool hand_over();
-  [[nodiscard]] bool hand_over(Unit& unit);
+  [[nodiscard]] bool fits(Unit& unit);
   void list_parts(const Unit& unit);
   [[nodiscard]] bool take_copies();
   void fail_copies(Unit& unit);
   void settle(Unit& unit);
   void settle_units();
   void leave(Unit& unit);
+  [[nodiscard]] uint64_t named_bytes(const Unit& unit, uint32_t blocks) const;
   void end_jobs(std::deque<std::unique_ptr<Job>>& jobs);
   void end(const Job& job);
   void tell(const Event& event);

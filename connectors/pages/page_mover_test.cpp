@@ -32,6 +32,9 @@ TEST_F(PageMoverTest, BringsWindowsOfTheLastBlockAlone) {
   EXPECT_EQ(ended(begin_load(pin(1, 9), numbers), EventKind::loaded), 9U);
   EXPECT_EQ(complete_blocks(numbers, 1), 9U);
   EXPECT_TRUE(engine_->gaps_are_untouched());
+  constexpr uint32_t with_window = layers / 2;
+  EXPECT_EQ(mover_->stats().loaded_bytes,
+            ((layers - with_window) * 9U * full_pages + with_window * window_pages) * 6144U);
 }
 
 TEST_F(PageMoverTest, CutsLongJobsToItsStagingMemory) {

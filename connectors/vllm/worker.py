@@ -13,9 +13,9 @@ from kvpool.vllm.work import Load, Step
 
 log = logging.getLogger("vllm.kvpool")
 
-# A load on a GPU comes in so many parts, layer by layer, if it has as many times so many blocks.
+# A load on a GPU comes in parts of some layers each: one for each so many of its blocks, and so many at most.
+_PART_BLOCKS_MIN = 4
 _PARTS_MAX = 16
-_BLOCKS_OF_PART = 4
 
 
 def open_engine(vllm_config: Any, layout: Layout, caches: dict[str, Any], num_pages: int, settings: Settings,
@@ -94,7 +94,7 @@ class WorkerSide:
             if self._engine.among_others:
                 continue
             layers = len(self._engine.layers)
-            count = 1 if self._whole_loads else max(1, min(_PARTS_MAX, load.blocks // _BLOCKS_OF_PART))
+            count = 1 if self._whole_loads else max(1, min(_PARTS_MAX, load.blocks // _PART_BLOCKS_MIN))
             ends = sorted({-(-layers * part // count) for part in range(1, count + 1)})
             self._parts[load.id] = [(end, self._engine.mark()) for end in ends]
 

@@ -73,6 +73,11 @@ class Page(unittest.TestCase):
         self.assertIn("<td>again</td>", made)
         self.assertNotIn("0.5000", made)  # nothing to compare it with
 
+    def test_it_says_what_it_is_of(self):
+        made = self.render([result(figures=[figure()]) | {"versions": {"vllm": "0.26.0", "device": "H<100>"}}])
+        self.assertIn("device: H&lt;100&gt;, vllm: 0.26.0", made)
+        self.assertIn("<td>kvpool, memory</td>", made)
+
     def test_wrong_pages_are_an_alarm(self):
         self.assertIn("3 pages came back wrong", self.render([result(figures=[figure(again_wrong_pages=3)])]))
 

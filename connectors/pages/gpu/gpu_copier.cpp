@@ -13,14 +13,11 @@
 namespace kvpool::pages {
 namespace {
 
-// Larger pieces count as several (GpuOptions::pieces_max).
-constexpr uint64_t piece_bytes_max = 64 << 10;
-constexpr uint64_t pieces_most = 1 << 20;
-
 uint64_t pieces_of_page(const Layer& layer) {
+  constexpr uint64_t most = GpuOptions::piece_bytes_max;
   uint64_t count = 0;
   for (const Piece& piece : layer.pieces) {
-    count += (piece.length_bytes + piece_bytes_max - 1) / piece_bytes_max;
+    count += (piece.length_bytes + most - 1) / most;
   }
   return count;
 }
@@ -76,10 +73,10 @@ Status GpuCopier::prepare(kvpool_pool* pool, std::span<const Layer> layers, cons
   for (const Layer& layer : layers) {
     pieces_.push_back(pieces_of_page(layer));
     const uint64_t of_segment = pieces_.back() * pages.of_group[layer.group];
-    if (of_segment > pieces_most) {
+    if (of_segment > GpuOptions::pieces_most) {
       return fail(Errc::too_large, "a layer's part of a block has " + std::to_string(of_segment) +
-                                       " pieces of memory; a GPU is given " + std::to_string(pieces_most) +
-                                       " at most");
+                                       " pieces of memory; a GPU is given " +
+                                       std::to_string(GpuOptions::pieces_most) + " at most");
     }
     options_.pieces_max = std::max(options_.pieces_max, static_cast<uint32_t>(of_segment));
     cache.push_back(paged(layer));

@@ -111,7 +111,7 @@ def test_a_load_has_come_when_the_next_step_waits_for_it(gpu, loads_late):
 
 
 def test_a_load_of_many_blocks_comes_in_parts(gpu, monkeypatch):
-    monkeypatch.setattr("kvpool.vllm.worker._BLOCKS_OF_PART", 1)
+    monkeypatch.setattr("kvpool.vllm.worker._PART_BLOCKS_MIN", 1)
     begin_load(gpu)
     (_, _), (_, first), (_, second), (_, _, parts), *_ = gpu.told
     assert parts == [(1, first), (2, second)]

@@ -42,9 +42,13 @@ enum class GpuDirection : uint8_t {
 };
 
 struct GpuOptions {
+  // Larger pieces are cut, so that all of a kernel's blocks have work.
+  static constexpr uint64_t piece_bytes_max = 64 << 10;
+  static constexpr uint32_t pieces_most = 1 << 20;  // what pieces_max may be at most
+
   int device = 0;                        // CUDA's ordinal
   uint32_t batches_max = 16;             // under way, each direction
-  uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting at 64 KiB
+  uint32_t pieces_max = 16384;           // of a batch, after joining neighbours and cutting large ones
   uint64_t staging_bytes = 64ULL << 20;  // of GPU memory, each direction
   // Copies of others on the GPU, an engine's among them, wait for about so many bytes of these at a time.
   // Rounded up to chunks, each a quarter of staging_bytes. 0: for all that are under way.

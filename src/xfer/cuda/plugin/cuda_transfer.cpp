@@ -16,8 +16,8 @@ Status check_options(const GpuOptions& options) {
   if (options.batches_max == 0 || options.batches_max > 1024) {
     return fail(Errc::invalid_argument, "batches_max must be 1 to 1024");
   }
-  if (options.pieces_max == 0 || options.pieces_max > 1U << 20) {
-    return fail(Errc::invalid_argument, "pieces_max must be 1 to 1048576");
+  if (options.pieces_max == 0 || options.pieces_max > GpuOptions::pieces_most) {
+    return fail(Errc::invalid_argument, "pieces_max must be 1 to " + std::to_string(GpuOptions::pieces_most));
   }
   if (options.staging_bytes < Staging::chunks << 20) {
     return fail(Errc::invalid_argument, "staging_bytes must be at least 4 MiB");

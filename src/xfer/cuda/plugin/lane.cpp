@@ -3,9 +3,6 @@
 namespace kvpool {
 namespace {
 
-// The kernel gets pieces of at most so much, so that all blocks have work.
-constexpr uint64_t piece_bytes_max = 64 << 10;
-
 // On a thread of CUDA's, which must not call CUDA.
 void CUDART_CB wake(void* wakeup) { static_cast<Wakeup*>(wakeup)->notify(); }
 
@@ -33,7 +30,7 @@ std::span<CopyPiece> Lane::room() const {
 }
 
 Status Lane::cut(PieceTotals& totals) const {
-  const std::optional<uint32_t> count = cut_pieces(room(), totals.pieces, piece_bytes_max);
+  const std::optional<uint32_t> count = cut_pieces(room(), totals.pieces, GpuOptions::piece_bytes_max);
   if (!count) {
     return fail(Errc::too_large, "a batch has at most " + std::to_string(options_.pieces_max) +
                                      " pieces, those above 64 KiB counted as several");

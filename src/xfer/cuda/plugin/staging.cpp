@@ -42,8 +42,8 @@ Status Staging::open(uint64_t bytes, uint32_t pieces_max, uint64_t give_way_byte
   to_.resize(pieces_max);
   from_.resize(pieces_max);
   lengths_.resize(pieces_max);
-  Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
   give_way_bytes_ = give_way_bytes;
+  Status made = make_device_memory(memory_, chunk_bytes_ * chunks);
   for (Stream& stream : copies_) {
     if (made) made = make_stream(stream);
   }
