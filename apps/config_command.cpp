@@ -38,7 +38,8 @@ int check(const Tool& tool, const std::string& path) {
     fmt::print("{}: OK, {} devices, {} namespaces\n", path, config->devices.size(),
                config->namespaces.size());
     if (config->placement == PlacementRule::link && !config->link_bytes_per_second) {
-      fmt::print("placement \"link\" without a pool.link: as \"bandwidth\", unless the profile knows a link\n");
+      fmt::print(
+          "placement \"link\" without a pool.link: as \"bandwidth\", unless the profile knows a link\n");
     }
   }
   return exit_good;
