@@ -257,7 +257,9 @@ def earlier(file: pathlib.Path) -> list[dict]:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
-    if not isinstance(results, list) or not all(isinstance(one, dict) and isinstance(one.get("figures"), list) for one in results):
+    runs = results if isinstance(results, list) else [None]
+    lists = [one.get(name) if isinstance(one, dict) else None for one in runs for name in ("figures", "mixed")]
+    if not all(isinstance(some, list) and all(isinstance(entry, dict) for entry in some) for some in lists):
         raise ValueError(f"{file}: not a result of bench/ttft.py")
     return results
 

@@ -26,7 +26,7 @@ said=${said##*$'\n'}
 [ $status -ne 77 ] || { echo "SKIP test-engines-gpu: with $python: $said"; exit 77; }
 if [ $status -ne 0 ] || [ -z "$said" ]; then
   tail -n 3 "$logs/start" >&2
-  echo "test-engines-gpu: $python is no Python that runs" >&2
+  echo "test-engines-gpu: $python failed, or is no Python" >&2
   exit 2
 fi
 echo "$said"

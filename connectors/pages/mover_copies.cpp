@@ -21,14 +21,14 @@ bool PageMover::hand_over() {
     bool& waits = unit->job->is_load ? loads_wait : stores_wait;
     if (waits) continue;
     const uint32_t before = unit->copies_out;
-    waits = !fits(*unit);
+    waits = !hand_over_unit(*unit);
     moved = moved || unit->copies_out > before || unit->copy_failed;
   }
   return moved;
 }
 
 // False: the copier's queue is full.
-bool PageMover::fits(Unit& unit) {
+bool PageMover::hand_over_unit(Unit& unit) {
   const Job& job = *unit.job;
   while (!unit.handed_over()) {
     list_parts(unit);
@@ -117,7 +117,7 @@ void PageMover::settle_units() {
 uint64_t PageMover::named_bytes(const Unit& unit, uint32_t blocks) const {
   uint64_t bytes = 0;
   for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
-    const uint64_t page_bytes = (bytes_before_[layer + 1] - bytes_before_[layer]) / page_count_[layer];
+    const uint64_t page_bytes = options_.layers[layer].page_bytes();
     for (uint32_t block = unit.first; block < unit.first + blocks; ++block) {
       const int32_t* const first = &unit.job->pages[uint64_t{block} * block_pages_ + first_page_[layer]];
       const auto named =

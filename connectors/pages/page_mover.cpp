@@ -69,7 +69,7 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
   const auto layers = static_cast<uint32_t>(options_.layers.size());
   if (layers == 0) return refuse(KVPOOL_INVALID_ARGUMENT, error, "the engine has no layers with pages");
   block_pages_ = options_.pages.count();
-  segment_offset_ = bytes_before_ = {0};
+  segment_offset_ = {0};
   for (const Layer& layer : options_.layers) {
     if (layer.group >= options_.pages.of_group.size() || layer.base == nullptr || layer.page_bytes() == 0) {
       return refuse(KVPOOL_INVALID_ARGUMENT, error,
@@ -78,9 +78,7 @@ kvpool_status PageMover::prepare(kvpool_error* error) {
     readers_.resize(std::max<size_t>(readers_.size(), layer.pages));
     first_page_.push_back(options_.pages.first_of(layer.group));
     page_count_.push_back(options_.pages.of_group[layer.group]);
-    const uint64_t segment_bytes = page_count_.back() * layer.page_bytes();
-    bytes_before_.push_back(bytes_before_.back() + segment_bytes);
-    segment_offset_.push_back(segment_offset_.back() + round_up(segment_bytes));
+    segment_offset_.push_back(segment_offset_.back() + round_up(page_count_.back() * layer.page_bytes()));
   }
   slot_bytes_ = segment_offset_.back();
   if (options_.copier == nullptr) options_.copier = cpu_copier();

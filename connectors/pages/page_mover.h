@@ -162,7 +162,7 @@ class PageMover {
   [[nodiscard]] bool is_behind_another(const Unit& unit) const;
   // Copies: what is ready goes to the copier, and what a unit comes to as they end.
   [[nodiscard]] bool hand_over();
-  [[nodiscard]] bool fits(Unit& unit);
+  [[nodiscard]] bool hand_over_unit(Unit& unit);
   void list_parts(const Unit& unit);
   [[nodiscard]] bool take_copies();
   void fail_copies(Unit& unit);
@@ -189,7 +189,6 @@ class PageMover {
   std::vector<uint32_t> first_page_;      // [layers] in a block's pages
   std::vector<uint32_t> page_count_;      // [layers]
   std::vector<uint64_t> segment_offset_;  // [layers + 1] in a slot
-  std::vector<uint64_t> bytes_before_;    // [layers + 1] in a block
   uint64_t slot_bytes_ = 0;
   uint32_t unit_blocks_ = 0;
   uint32_t unit_segments_most_ = UINT32_MAX;  // of a request, when the pool has found one too large

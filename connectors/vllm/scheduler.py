@@ -31,8 +31,6 @@ _FENCE_S = 60.0
 _ESTIMATE_S = 0.2
 # Of a pool that is as busy for so many looks nothing is expected.
 _BUSY_MAX = 100
-# First blocks that are remembered, beside those that can be in the pool: it may not count the newest yet.
-_ROOTS_MAX = 4096
 # Reasons, each in one line of the log.
 _SAID_MAX = 20
 
@@ -85,9 +83,7 @@ class SchedulerSide:
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
-        self._roots: dict[bytes, None] = {}  # of what is in the pool, those used last at the end
-        self._roots_max = _ROOTS_MAX
-        self._count_blocks = lambda: pool.stats()["ready_blocks"]
+        self._roots: set[bytes] = set()  # all of them: which the pool has evicted it does not say
         self._model = prefill.PrefillModel()
         self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
         self._last_end = 0.0
@@ -232,7 +228,7 @@ class SchedulerSide:
             self._engine.storing.clear()
             self._engine.stored.clear()
             self._announced.cleared()
-        roots, self._roots = list(self._roots), {}
+        roots, self._roots = list(self._roots), set()
         for at in range(0, len(roots), 64):
             self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(_RESET_TIMEOUT_S)
 
@@ -300,21 +296,11 @@ class SchedulerSide:
             tracked.asked = b"", 0.0
         tracked.matched = result.blocks if result.pin is not None else 0
         if result.blocks > 0:
-            self._keep_root(self._layout.keys(tracked.request.block_hashes, 0, 1))
+            self._roots.add(self._layout.keys(tracked.request.block_hashes, 0, 1))
         tracked.estimate_s, tracked.estimated = result.estimate_s, time.monotonic()
         tracked.pin = result.pin
         tracked.stored = max(tracked.stored or 0, result.blocks)
         return True
-
-    def _keep_root(self, key: bytes) -> None:
-        """For reset(). What was used longest ago has been evicted where there are more than the pool has blocks."""
-        self._roots.pop(key, None)
-        self._roots[key] = None
-        if len(self._roots) > self._roots_max:
-            blocks = self._count_blocks()
-            for old in list(itertools.islice(self._roots, max(0, len(self._roots) - blocks - _ROOTS_MAX // 2))):
-                del self._roots[old]
-            self._roots_max = 2 * blocks + _ROOTS_MAX
 
     def _renew_estimate(self, tracked: Tracked) -> None:
         """Of a request that has waited; the old one serves until the pool has answered."""
@@ -449,7 +435,7 @@ class SchedulerSide:
             return None
         keys = self._layout.keys(hashes, max(0, first - 1), end)
         if first == 0:
-            self._keep_root(keys[:KEY_BYTES])
+            self._roots.add(keys[:KEY_BYTES])
         tracked.stored = end
         return Store(
             id=next(self._numbers),

@@ -13,7 +13,7 @@ class Settings:
     namespace            a salt: engines with different ones share nothing, such as the weights' version
     block_tokens         tokens of a pool block; 0: 256, or the next multiple of the engine's pages
     staging_bytes        pool memory through which pages pass; 0: all of the pool's `buffers`
-    sync_load_budget_ms  what loads may take inside of a step, of bytes that memory holds already; 0: never
+    sync_load_budget_ms  what loads may take inside of a step, on a CPU, of bytes that memory holds already; 0: never
     load_timeout_s       after which a load is given up and computed; 0: the pool's own deadline
     match_wait_ms        what one step may wait for the pool to say what it has
     recompute            whether what is computed sooner than loaded is not loaded

@@ -121,7 +121,7 @@ class Command(unittest.TestCase):
     def test_what_is_no_result_is_named_and_nothing_is_drawn(self):
         with tempfile.TemporaryDirectory() as folder:
             page, file = pathlib.Path(folder) / "p.html", pathlib.Path(folder) / "r.json"
-            for content in (b"{", b"", b"\xff\x00", b'{"a": 1}', b'[{"model": "m"}]', b"[3]", None):
+            for content in (b"{", b"", b"\xff\x00", b'{"a": 1}', b'[{"model": "m"}]', b"[3]", b'[{"model": "m", "mixed": [], "figures": [3]}]', None):
                 file.unlink(missing_ok=True)
                 if content is not None:
                     file.write_bytes(content)

@@ -193,22 +193,6 @@ def test_a_load_that_its_step_waits_for_is_started_before_the_others():
     assert started == [2, 1]
 
 
-def test_first_blocks_are_remembered_as_long_as_they_can_be_there(world, monkeypatch):
-    monkeypatch.setattr("kvpool.vllm.scheduler._ROOTS_MAX", 4)
-    world.scheduler._roots_max = 4
-    for salt in range(20):
-        world.store(Request(f"r{salt}", 300, salt=salt), [list(range(1, 6))])
-    assert len(world.scheduler._roots) == world.pool.stats()["ready_blocks"] == 20
-    world.scheduler.reset()
-    assert world.pool.stats()["ready_blocks"] == 0
-    world.scheduler._count_blocks = lambda: 3  # as if the others had been evicted
-    world.scheduler._roots_max = 4
-    for salt in range(100, 200):
-        request = Request(f"r{salt}", 300, salt=salt)
-        world.store(request, [list(range(1, 6))])
-        assert len(world.scheduler._roots) <= 2 * 3 + 4 and world.scheduler._layout.keys(request.block_hashes, 0, 1) in world.scheduler._roots
-
-
 def test_what_windows_have_left_is_not_stored_later(tmp_path):
     world = World(tmp_path, sliding=True, recompute=False)
     request, pages = Request("a", 1000), [list(range(1, 17)), list(range(20, 36))]
