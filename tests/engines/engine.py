@@ -80,7 +80,8 @@ class Engine:
         """beside: other connectors, which are asked first."""
         self.pool_path = folder / "pool"
         config = {
-            "pool": {"buffers": "32MiB", "staging": "16MiB"},
+            # However slow the disk is today, some of every block lies on it.
+            "pool": {"buffers": "32MiB", "staging": "16MiB", "placement": "equal"},
             "device": [{"kind": "file", "path": str(self.pool_path), "size": file, **(device or {})}],
         }
         if memory:
