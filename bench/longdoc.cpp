@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 
+#include "base/median.h"
 #include "base/units.h"
 #include "bench/system_time.h"
 
@@ -20,12 +21,6 @@ constexpr uint32_t documents_max = 256;
 constexpr size_t busy_bins = 60;  // as many as a plot can show
 
 double to_seconds(Nanos time) { return std::chrono::duration<double>(time).count(); }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 // A value of each repeat, by whatever of it is asked for.
 template <class Repeats, class Get>

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/checksum.h"
+#include "base/median.h"
 #include "base/prng.h"
 #include "base/ring.h"
 #include "base/units.h"
@@ -33,6 +34,12 @@ TEST(Units, WhatIsNotAQuantityIsNamed) {
   EXPECT_FALSE(parse_bytes_per_second("600MB"));
   EXPECT_FALSE(parse_bytes_per_second("600/s"));
   EXPECT_FALSE(parse_duration("20"));
+}
+
+TEST(Median, IsBetweenTheTwoInTheMiddle) {
+  EXPECT_EQ(median({}), 0);
+  EXPECT_EQ(median({3, 1, 2}), 2);
+  EXPECT_EQ(median({4, 1, 2, 3}), 2.5);
 }
 
 TEST(Checksum, DependsOnBytesKeyAndSegment) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/median.h"
 #include "connectors/pages/gpu/gpu_copier.h"
 #include "connectors/pages/page_mover.h"
 #include "probe/profile_file.h"
@@ -36,10 +37,6 @@ void expect(cudaError_t error, const std::string& what) {
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 struct Settings {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/median.h"
 #include "xfer/cuda/plugin/bench/link.h"
 #include "xfer/cuda/plugin/bench/memory.h"
 #include "xfer/cuda/plugin/bench/other_copies.h"
@@ -61,12 +62,6 @@ const std::vector<CacheShape> shapes = {
 const std::vector<Way> ways = {{"load", {.load = true, .store = false}},
                                {"store", {.load = false, .store = true}},
                                {"both", {.load = true, .store = true}}};
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 

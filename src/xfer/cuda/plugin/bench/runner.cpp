@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "base/median.h"
+
 namespace kvpool {
 namespace {
 
@@ -156,11 +158,6 @@ class Run {
   uint64_t completed_ = 0;
   RunTimes times_;
 };
-
-double median(std::vector<double>& values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 }  // namespace
 
