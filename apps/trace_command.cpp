@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <fstream>
 #include <iostream>
 #include <memory>
+#include <sstream>
 
 #include "apps/command.h"
 #include "apps/whole_number.h"
+#include "base/text_file.h"
 #include "bench/trace.h"
 
 namespace kvpool {
@@ -19,19 +19,26 @@ struct GenerateArguments {
   std::string output_path;
 };
 
+bool looks_like_trace(std::string_view text) {
+  const std::string_view line = text.substr(0, text.find('\n'));
+  return line.starts_with('{') && line.find("\"hash_ids\"") != std::string_view::npos;
+}
+
 Status write_file(const std::string& path, const bench::Trace& trace) {
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  if (!out) return fail_errno(errno, fmt::format("opening {}", path));
+  std::ostringstream out;
   bench::write_trace(out, trace);
-  out.close();
-  if (!out) return fail_errno(errno, fmt::format("writing {}", path));
-  return {};
+  return replace_text_file(path, out.view());
 }
 
 int generate(const Tool& tool, const GenerateArguments& arguments) {
   if (tool.json() && arguments.output_path.empty()) {
     return print_error(
         "--json needs --output FILE: the trace itself is one JSON object a line, not one in all");
+  }
+  if (!arguments.output_path.empty()) {
+    if (const Status good = check_replaceable(arguments.output_path, looks_like_trace, "a trace"); !good) {
+      return print_error("--output: " + good.error().message);
+    }
   }
   const auto trace = bench::generate_trace(arguments.options);
   if (!trace) return print_error(trace.error().message);

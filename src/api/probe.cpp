@@ -89,6 +89,11 @@ extern "C" kvpool_status kvpool_probe(const kvpool_options* options,
     if (asked.save == 1 && config->profile_path.empty()) {
       return bad("kvpool_probe: the configuration names no profile to save to", error);
     }
+    if (asked.save == 1) {
+      if (const Status writable = check_profile_target(config->profile_path); !writable) {
+        return report(writable.error(), error);
+      }
+    }
     const auto result = measure(*config, asked);
     if (!result) return report(result.error(), error);
     if (asked.save == 1) {

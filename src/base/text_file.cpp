@@ -11,9 +11,12 @@
 namespace kvpool {
 namespace {
 
+constexpr size_t beginning_bytes = 64 << 10;
+
 class Descriptor {
  public:
   explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -43,35 +46,77 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-}  // namespace
+// In the same folder, since a rename across file systems is no rename.
+std::string temporary_of(const std::string& path) { return path + ".new." + std::to_string(getpid()); }
 
-Result<std::string> read_text_file(const std::string& path) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.get() < 0) return fail_errno(errno, path + ": cannot be opened");
-  struct stat status{};
-  if (fstat(file.get(), &status) != 0) return fail_errno(errno, path + ": cannot be read");
-  if (!S_ISREG(status.st_mode)) return fail(Errc::invalid_argument, path + ": is not a regular file");
-  std::string text(text_file_bytes_max + 1, '\0');
+Descriptor create_temporary(const std::string& path) {
+  return Descriptor(
+      ::open(temporary_of(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
+}
+
+tl::unexpected<Error> no_temporary(const std::string& path) {
+  return fail_errno(errno, path + ": its folder takes no new file");
+}
+
+// At most `most` bytes of it.
+Result<std::string> read_beginning(int fd, size_t most, const std::string& path) {
+  std::string text(most, '\0');
   size_t used = 0;
-  while (used < text.size()) {
-    const ssize_t n = ::read(file.get(), text.data() + used, text.size() - used);
+  while (used < most) {
+    const ssize_t n = ::read(fd, text.data() + used, most - used);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno(errno, path + ": cannot be read");
     if (n == 0) break;
     used += static_cast<size_t>(n);
   }
-  if (used > text_file_bytes_max) {
-    return fail(Errc::too_large, path + ": is above 1 MiB, the most that is read");
-  }
   text.resize(used);
   return text;
 }
 
+Result<Descriptor> open_regular(const std::string& path) {
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0) return fail_errno(errno, path + ": cannot be opened");
+  struct stat status {};
+  if (fstat(file.get(), &status) != 0) return fail_errno(errno, path + ": cannot be read");
+  if (!S_ISREG(status.st_mode)) return fail(Errc::invalid_argument, path + ": is not a regular file");
+  return file;
+}
+
+}  // namespace
+
+Result<std::string> read_text_file(const std::string& path) {
+  const auto file = open_regular(path);
+  if (!file) return tl::unexpected(file.error());
+  auto text = read_beginning(file->get(), text_file_bytes_max + 1, path);
+  if (text && text->size() > text_file_bytes_max) {
+    return fail(Errc::too_large, path + ": is above 1 MiB, the most that is read");
+  }
+  return text;
+}
+
+Status check_replaceable(const std::string& path, bool (*is_ours)(std::string_view beginning),
+                         std::string_view ours) {
+  struct stat status {};
+  if (lstat(path.c_str(), &status) == 0) {
+    const auto file = open_regular(path);
+    if (!file) return tl::unexpected(file.error());
+    const auto beginning = read_beginning(file->get(), beginning_bytes, path);
+    if (!beginning) return tl::unexpected(beginning.error());
+    if (!beginning->empty() && !is_ours(*beginning)) {
+      return fail(Errc::invalid_argument, path + ": holds something other than " + std::string(ours) +
+                                              "; name another file, or delete this one");
+    }
+  }
+  const Descriptor file = create_temporary(path);
+  if (file.get() < 0) return no_temporary(path);
+  ::unlink(temporary_of(path).c_str());
+  return {};
+}
+
 Status replace_text_file(const std::string& path, std::string_view text) {
-  // In the same folder, since a rename across file systems is no rename.
-  const std::string temporary = path + ".new." + std::to_string(getpid());
-  Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-  if (file.get() < 0) return fail_errno(errno, temporary + ": cannot be created");
+  const std::string temporary = temporary_of(path);
+  Descriptor file = create_temporary(path);
+  if (file.get() < 0) return no_temporary(path);
   const bool kept = write_all(file.get(), text) && fsync(file.get()) == 0 && file.close();
   if (!kept || std::rename(temporary.c_str(), path.c_str()) != 0) {
     const int error = errno;

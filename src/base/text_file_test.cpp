@@ -40,6 +40,28 @@ TEST_F(TextFile, RefusesWhatIsNoSmallRegularFile) {
   EXPECT_EQ(read_text_file(path).error().code, Errc::too_large);
 }
 
+TEST_F(TextFile, OnlyWhatIsOursMayBeReplaced) {
+  const auto may = [this](const char* name) {
+    return check_replaceable(
+        folder_ / name, [](std::string_view text) { return text.starts_with("ours"); }, "a list");
+  };
+  ASSERT_TRUE(replace_text_file(folder_ / "ours", "ours " + std::string(100'000, 'x')));
+  ASSERT_TRUE(replace_text_file(folder_ / "empty", ""));
+  ASSERT_TRUE(replace_text_file(folder_ / "other", "other"));
+  std::filesystem::create_directory(folder_ / "folder");
+  std::filesystem::create_symlink(folder_ / "nowhere", folder_ / "dangling");
+  EXPECT_TRUE(may("ours"));
+  EXPECT_TRUE(may("empty"));
+  EXPECT_TRUE(may("new"));
+  EXPECT_EQ(may("other").error().message, (folder_ / "other").string() +
+                                              ": holds something other than a list; name another file, or "
+                                              "delete this one");
+  EXPECT_EQ(may("folder").error().code, Errc::invalid_argument);
+  EXPECT_FALSE(may("dangling"));
+  EXPECT_FALSE(may("none/a"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 5);  // nothing new
+}
+
 TEST_F(TextFile, AFailedReplacementLeavesTheOldText) {
   // A folder in the way: the rename fails.
   const std::string path = folder_ / "folder";

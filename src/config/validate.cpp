@@ -39,7 +39,10 @@ void check_devices(const Config& config, Problems& problems) {
   std::set<std::string> names;
   std::set<std::string> paths;
   if (!config.profile_path.empty()) paths.insert(normal(config.profile_path));
-  if (!config.file.empty()) paths.insert(normal(config.file));
+  if (!config.file.empty() && !paths.insert(normal(config.file)).second) {
+    problems.push_back({"pool.profile", fmt::format("'{}' is the configuration", config.profile_path),
+                        "a path of its own", 0});
+  }
   const uint64_t segment = largest_segment(config);
   for (size_t i = 0; i < config.devices.size(); ++i) {
     const DeviceConfig& device = config.devices[i];

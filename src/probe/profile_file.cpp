@@ -26,7 +26,8 @@ constexpr uint64_t queue_bytes_max = 1ULL << 40;
 class Members {
  public:
   Members(const json& object, std::string path) : object_(object), path_(std::move(path)) {
-    if (!object.is_object()) wrong("", "is not an object");
+    if (!object.is_object())
+      error_ = path_.empty() ? "it is not an object" : fmt::format("'{}' is not an object", path_);
   }
 
   void text(const char* key, std::string& out) {
@@ -102,6 +103,12 @@ class Members {
   std::string error_;
 };
 
+// Also one of another version, or with a fault in it, which a new one may replace.
+bool looks_like_profile(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n") == text.find('{') &&
+         text.find("\"read_bytes_per_second\"") != std::string_view::npos;
+}
+
 DeviceProfile read_device(Members& members) {
   DeviceProfile device;
   members.text("name", device.name);
@@ -121,7 +128,8 @@ DeviceProfile read_device(Members& members) {
 Result<Profile> parse_profile(std::string_view json_text, const std::string& place) {
   const auto bad = [&](const std::string& what) {
     return fail(Errc::invalid_argument,
-                fmt::format("{}: not a profile: {}; `kvpool probe` writes a new one", place, what));
+                fmt::format("{}: not a profile: {}; `kvpool probe` writes {}", place, what,
+                            looks_like_profile(json_text) ? "a new one" : "one where nothing else lies"));
   };
   const json root = json::parse(json_text, nullptr, false);
   if (root.is_discarded()) return bad("it is not JSON");
@@ -175,6 +183,10 @@ Result<Profile> load_profile(const std::string& path) {
   const auto text = read_text_file(path);
   if (!text) return tl::unexpected(text.error());
   return parse_profile(*text, path);
+}
+
+Status check_profile_target(const std::string& path) {
+  return check_replaceable(path, looks_like_profile, "a profile");
 }
 
 Status save_profile(const std::string& path, const Profile& profile) {

@@ -14,6 +14,8 @@
 namespace kvpool {
 
 [[nodiscard]] Result<Profile> load_profile(const std::string& path);
+// Whether save_profile() may write there and can; what holds no profile is not written over.
+[[nodiscard]] Status check_profile_target(const std::string& path);
 // Whoever reads `path` sees the old profile or the new one, never a part.
 [[nodiscard]] Status save_profile(const std::string& path, const Profile& profile);
 

@@ -100,8 +100,11 @@ TEST(ProfileFile, StoredProfileIsFoundWhereItIsOfTheseDevices) {
 }
 
 TEST(ProfileFile, SaysWhatIsWrong) {
-  EXPECT_EQ(error_of("{"), "p: not a profile: it is not JSON; `kvpool probe` writes a new one");
-  EXPECT_EQ(error_of("[]").substr(0, 36), "p: not a profile: '' is not an objec");
+  EXPECT_EQ(error_of("{"),
+            "p: not a profile: it is not JSON; `kvpool probe` writes one where nothing else lies");
+  EXPECT_EQ(error_of("{\"read_bytes_per_second\""),
+            "p: not a profile: it is not JSON; `kvpool probe` writes a new one");
+  EXPECT_EQ(error_of("[]").substr(0, 35), "p: not a profile: it is not an obje");
   EXPECT_EQ(error_of("{}").substr(0, 44), "p: not a profile: 'schema_version' is missin");
   const auto expect = [](const std::string& text, const std::string& part) {
     EXPECT_NE(error_of(text).find(part), std::string::npos) << error_of(text);
