@@ -13,6 +13,9 @@
 namespace kvpool {
 namespace {
 
+constexpr double seconds_min = 0.1;
+constexpr double seconds_max = 600;
+
 struct DeviceOptions {
   std::string device;
   std::string size = "1MiB";
@@ -32,6 +35,10 @@ int run_bench_device(const Tool& tool, const DeviceOptions& options) {
   const auto size = parse_bytes(options.size);
   if (!size || *size < 4096 || *size > (64U << 20) || *size % 4096 != 0) {
     return print_error(fmt::format("--size is '{}', and not a multiple of 4096 up to 64MiB", options.size));
+  }
+  if (!(options.seconds >= seconds_min && options.seconds <= seconds_max)) {
+    return print_error(
+        fmt::format("--seconds: {} is not from {} to {}", options.seconds, seconds_min, seconds_max));
   }
   BenchMachine machine;
   const auto result = bench::run_device_bench(
@@ -82,7 +89,6 @@ void add_bench_device(Tool& tool) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--seconds", options->seconds, "after as long a time of writing")
-      ->check(CLI::Range(0.1, 600.0))
       ->capture_default_str();
   command->add_flag("--write", options->write, "instead of reading");
   command->add_flag("--in-order", options->in_order, "instead of at random");

@@ -15,6 +15,7 @@
 #include "apps/pool_options.h"
 #include "apps/progress.h"
 #include "apps/system_calls.h"
+#include "apps/whole_number.h"
 #include "base/units.h"
 #include "bench/longdoc.h"
 #include "probe/profile_file.h"
@@ -85,7 +86,7 @@ void stop_soon(int signal) {
 // Gigabytes would be left behind. What the parent wants ignored (nohup) stays so.
 void stop_on_signals() {
   for (const int signal : {SIGHUP, SIGINT, SIGTERM}) {
-    struct sigaction action{};
+    struct sigaction action {};
     (void)sigaction(signal, nullptr, &action);
     if (action.sa_handler == SIG_IGN) continue;
     action = {};
@@ -152,11 +153,14 @@ void add_bench_longdoc(Tool& tool) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--documents", options.documents, "stored, and each asked once in a repeat")
+      ->check(whole_number())
       ->capture_default_str();
   command->add_option("--concurrency", options.concurrency, "questions under way at a time, up to 16")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--repeat", options.repeat, "how often the documents are asked")->capture_default_str();
+  command->add_option("--repeat", options.repeat, "how often the documents are asked")
+      ->check(whole_number())
+      ->capture_default_str();
   command
       ->add_option("--systems", arguments->systems,
                    "all that the devices allow, or of tiered-files, pooled-files, tiered-direct, "
@@ -164,6 +168,7 @@ void add_bench_longdoc(Tool& tool) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--seed", options.seed, "of the documents and of the order of the questions")
+      ->check(whole_number())
       ->capture_default_str();
   tool.on(command, [&tool, arguments] { return run_longdoc(tool, *arguments); });
 }

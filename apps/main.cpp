@@ -1,5 +1,9 @@
 // The command line tool: wiring alone. Commands are listed in commands.def.
 
+#include <fmt/format.h>
+
+#include <cstdlib>
+
 #include "apps/command.h"
 #include "base/log.h"
 
@@ -13,7 +17,9 @@ namespace kvpool {
 
 int main(int argc, char** argv) {
   if (!kvpool::log_level_is_valid()) {
-    return kvpool::print_error("KVPOOL_LOG is not a level; allowed: debug, info, warn, error, off");
+    return kvpool::print_error(
+        fmt::format("KVPOOL_LOG is '{}' and not a level; allowed: debug, info, warn, error, off",
+                    std::getenv("KVPOOL_LOG")));
   }
   kvpool::Tool tool;
 #define KVPOOL_COMMAND(name) kvpool::add_##name(tool);

@@ -48,14 +48,16 @@ Result<std::map<std::string, double>> read_bandwidths(const Config& config,
     const auto rate = parse_bytes_per_second(equals == std::string::npos ? "" : text.substr(equals + 1));
     if (!rate || *rate == 0) {
       return fail(Errc::invalid_argument,
-                  fmt::format("--bandwidth '{}': not NAME=RATE, such as file0=2.5GB/s", text));
+                  fmt::format("--bandwidth '{}': not NAME=RATE above 0, such as file0=2.5GB/s", text));
     }
     if (std::ranges::find(config.devices, name, &DeviceConfig::name) == config.devices.end()) {
       return fail(Errc::invalid_argument,
                   fmt::format("--bandwidth '{}': no device has that name; there are {}", text,
                               fmt::join(config.device_names(), ", ")));
     }
-    out[name] = static_cast<double>(*rate);
+    if (!out.emplace(name, static_cast<double>(*rate)).second) {
+      return fail(Errc::invalid_argument, fmt::format("--bandwidth '{}': '{}' was given before", text, name));
+    }
   }
   return out;
 }

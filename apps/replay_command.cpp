@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <memory>
 #include <optional>
 
@@ -18,6 +17,9 @@
 namespace kvpool {
 namespace {
 
+constexpr double speed_min = 0.001;
+constexpr double speed_max = 1e9;
+
 struct ReplayArguments {
   PoolOptions pool;
   std::string trace_path;
@@ -28,9 +30,10 @@ struct ReplayArguments {
 };
 
 Status check_speed(const ReplayArguments& arguments) {
-  if (!arguments.speed || (std::isfinite(*arguments.speed) && *arguments.speed > 0)) return {};
+  if (!arguments.speed || (*arguments.speed >= speed_min && *arguments.speed <= speed_max)) return {};
   return fail(Errc::invalid_argument,
-              fmt::format("--speed {}: a multiple of trace time above 0 is allowed", *arguments.speed));
+              fmt::format("--speed {}: a multiple of the trace's time from {} to {} is allowed",
+                          *arguments.speed, speed_min, speed_max));
 }
 
 // What the run needs, all of it checked before a device is touched.

@@ -86,7 +86,7 @@ class CommandLine(Tool):
         self.run_tool("config", "check", "good.toml", code=0, environment={"KVPOOL_LOG": "debug"})
         self.run_tool("config", "check", "good.toml", code=0, environment={"KVPOOL_LOG": "off"})
         _, err = self.run_tool("config", "check", "good.toml", code=2, environment={"KVPOOL_LOG": "loud"})
-        self.assertIn("allowed: debug, info, warn, error", err)
+        self.assertIn("'loud' and not a level; allowed: debug, info, warn, error", err)
 
 
 class Config(Tool):
@@ -279,6 +279,36 @@ limit_read = "50MB/s"
         with open(self.path("precious.txt"), encoding="utf-8") as file:
             self.assertEqual(file.read(), "precious")
 
+    def test_finds_out_that_a_profile_cannot_be_saved_before_it_measures(self):
+        with open(self.path("small.toml"), encoding="utf-8") as file:
+            text = file.read()
+        self.write("precious.txt", "precious")
+        for profile, what in (("precious.txt", "holds something other than a profile"), ("bad.toml", "is the configuration"),
+                              ("none/p.json", "its folder takes no new file"), (".", "is not a regular file")):
+            self.write("bad.toml", text.replace("[pool]", f"[pool]\nprofile = \"{profile}\""))
+            self.refused("probe", "--config", "bad.toml", *self.QUICK, message=what)
+            self.assertFalse(os.path.exists(self.path("small.kv")))
+        with open(self.path("precious.txt"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "precious")
+        # One that is spoiled is replaced.
+        self.write("small.toml.profile.json", '{"schema_version": 9, "devices": [{"read_bytes_per_second": 1}')
+        self.run_tool("probe", "--config", "small.toml", *self.QUICK, code=0)
+        self.json_of("plan", "--config", "small.toml", "--json")
+
+
+class Trace(Tool):
+    def test_replaces_a_trace_and_nothing_else(self):
+        for requests in ("2", "3"):
+            self.run_tool("trace", "generate", "--requests", requests, "--output", "trace.jsonl", code=0)
+        with open(self.path("trace.jsonl"), encoding="utf-8") as file:
+            self.assertEqual(len(file.readlines()), 3)
+        self.refused("trace", "generate", "--output", "good.toml", message="good.toml: holds something other than a trace")
+        self.refused("trace", "generate", "--output", "/dev/null", message="/dev/null: is not a regular file")
+        self.refused("trace", "generate", "--output", "none/t", message="none/t: its folder takes no new file")
+        with open(self.path("good.toml"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), GOOD)
+        self.assertEqual(sorted(os.listdir(self.folder.name)), ["good.toml", "trace.jsonl"])
+
 
 class BenchDevice(Tool):
     def test_measures_one_device_at_one_size_and_depth(self):
@@ -292,6 +322,7 @@ class BenchDevice(Tool):
             self.assertGreater(result["command_latency_us"], 0)
         self.refused("bench", "device", "--device", device, "--size", "5000", message="--size is '5000'")
         self.refused("bench", "device", "--device", "tape,size=1GiB", message="'tape' is not one of them")
+        self.refused("bench", "device", "--device", device, "--seconds", "nan", message="--seconds: nan")
 
     def test_says_what_an_spdk_device_lacks(self):
         device = "spdk,path=trtype:TCP adrfam:IPv4 traddr:127.0.0.1 trsvcid:1 subnqn:nqn.2026-01.io.kvpool:none,size=1GiB"

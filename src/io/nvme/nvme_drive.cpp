@@ -148,8 +148,10 @@ NvmeDrive::~NvmeDrive() {
 
 // Nothing is written here.
 Status NvmeDrive::acquire(const std::string& path) {
-  struct stat about{};
-  if (stat(path.c_str(), &about) != 0) return fail_errno(errno, path);
+  struct stat about {};
+  if (stat(path.c_str(), &about) != 0) {
+    return fail_errno(errno, path + ": cannot be found (`kvpool device list` shows the drives)");
+  }
   // Opening another device can have effects of its own.
   if (Status kind = check_kind(about, path); !kind) return kind;
   fds_[0] = ::open(path.c_str(), O_RDWR | O_CLOEXEC);

@@ -258,7 +258,9 @@ TEST(NvmeDevice, WhatIsNoNamespaceIsRefused) {
     const auto device = NvmeDevice::open({.name = "n", .path = path, .size_bytes = 1 << 20});
     return device ? "none" : device.error().message;
   };
-  EXPECT_EQ(refusal("/dev/ng77n1"), "/dev/ng77n1: No such file or directory");
+  EXPECT_EQ(
+      refusal("/dev/ng77n1"),
+      "/dev/ng77n1: cannot be found (`kvpool device list` shows the drives): No such file or directory");
   EXPECT_NE(refusal("/dev/null").find("is another character device; an `nvme` device wants"),
             std::string::npos);
   EXPECT_NE(refusal("/proc/version").find("is no device"), std::string::npos);
