@@ -356,9 +356,9 @@ int main(int argc, char** argv) try {
   CLI::App app("Loads and stores through a whole PageMover, beside one large copy");
   app.option_defaults()->always_capture_default();
   app.add_option("--rounds", settings.rounds, "of each case, and one before that does not count")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--gib", settings.gib, "moved at a time")->check(CLI::PositiveNumber);
-  app.add_option("--threads", settings.threads, "that copy and sum in the pool")->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 10'000));
+  app.add_option("--gib", settings.gib, "moved at a time")->check(CLI::Range(1, 1024));
+  app.add_option("--threads", settings.threads, "that copy and sum in the pool")->check(CLI::Range(1, 256));
   app.add_option("--folder", settings.folder, "of the pool's profile and file")
       ->check(CLI::ExistingDirectory);
   app.add_flag("--file", settings.with_file, "a case with a file device, too");
