@@ -1,6 +1,6 @@
 /* A pool from C: store two blocks, read them back. Build it against the library that `make` builds:
  *
- *   cc examples/plain.c -Iinclude -Lbuild/release -lkvpool -Wl,-rpath,$PWD/build/release -o plain
+ *   cc examples/plain.c -Iinclude -Lbuild/release -lkvpool -Wl,-rpath,$PWD/build/release -o build/plain
  */
 
 #include <stdio.h>
@@ -40,7 +40,8 @@ int main(void) {
   }
   uint32_t segment_bytes[SEGMENTS];
   for (int i = 0; i < SEGMENTS; ++i) segment_bytes[i] = SEGMENT_BYTES;
-  kvpool_geometry geometry = {.struct_size = sizeof geometry, .name = "demo", .block_tokens = 256, .segments = SEGMENTS};
+  kvpool_geometry geometry = {
+      .struct_size = sizeof geometry, .name = "demo", .block_tokens = 256, .segments = SEGMENTS};
   geometry.segment_bytes = segment_bytes;
   uint32_t ns = 0;
   kvpool_consumer_options wanted = {.struct_size = sizeof wanted, .name = "demo", .region_bytes = 1 << 20};
@@ -65,7 +66,8 @@ int main(void) {
       addresses[i] = kvpool_address(consumer, data + i * SEGMENT_BYTES);
     }
   }
-  kvpool_request request = {.struct_size = sizeof request, .ns = ns, .keys = keys, .blocks = BLOCKS, .buffers = addresses};
+  kvpool_request request = {
+      .struct_size = sizeof request, .ns = ns, .keys = keys, .blocks = BLOCKS, .buffers = addresses};
   kvpool_ticket ticket = 0;
   if (kvpool_store(consumer, &request, &ticket) != KVPOOL_OK) return 1;
   printf("%d blocks stored\n", finish(consumer));
