@@ -25,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 
+from arguments import folder, names, number
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIO_SECONDS = 2
 CAPS_MB = (600, 300, 150)
@@ -165,22 +167,19 @@ BARS = {"file": bar_file, "capped": bar_capped, "together": bar_together}
 
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", required=True, type=pathlib.Path, help="a folder on the disk to measure")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", default=",".join(BARS), help=f"of {', '.join(BARS)}; a list is cut at commas")
+    parser.add_argument("--path", required=True, type=folder, help="a folder on the disk to measure")
+    parser.add_argument("--pairs", type=number, default=5)
+    parser.add_argument("--only", type=names(BARS), default=list(BARS), help=f"of {', '.join(BARS)}; a list is cut at commas")
     parser.add_argument("--kvpool", default=str(ROOT / "build/release/kvpool"))
     options = parser.parse_args(arguments)
-    names = options.only.split(",")
-    if options.pairs < 1 or not set(names) <= set(BARS):
-        parser.error(f"--pairs is at least 1, and --only is of {', '.join(BARS)}")
-    if not options.path.is_dir():
-        parser.error(f"--path: {options.path} is not a folder")
+    if shutil.which(options.kvpool) is None:
+        parser.error(f"--kvpool {options.kvpool}: no such command (make builds it)")
     if shutil.which("fio") is None:
         parser.error("fio is not installed (apt-get install fio)")
     try:
-        with tempfile.TemporaryDirectory(prefix="kvpool-bars-", dir=options.path) as folder:
-            bench = Bench(options.kvpool, pathlib.Path(folder).resolve())
-            for name in names:
+        with tempfile.TemporaryDirectory(prefix="kvpool-bars-", dir=options.path) as own:
+            bench = Bench(options.kvpool, pathlib.Path(own).resolve())
+            for name in options.only:
                 BARS[name](bench, options.pairs)
     except (Failed, OSError) as error:
         print(f"bars: {error}", file=sys.stderr)

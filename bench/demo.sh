@@ -89,12 +89,21 @@ find_trace() {
   local shared=../shared/traces/mooncake-conversation.jsonl
   if [ -n "${1:-}" ]; then
     trace=$(cd "$caller" && realpath -e -- "$1" 2>/dev/null) || fail "no trace at $1"
+    [ -f "$trace" ] || fail "$1 is no file"
   elif [ -r "$shared" ]; then
     trace=$shared
   else
     trace=$work/trace.jsonl
     generate=1
   fi
+}
+
+# What only the last steps would find: replay reads the whole trace before its first request.
+check_ends() {
+  [ "$generate" = 1 ] || "$kvpool" replay "$trace" --bytes-per-token $replay_bytes_per_token --limit 1 --verify never \
+    --device null,size=1GiB >/dev/null || fail "$trace cannot be replayed"
+  [ ! -s $page ] || { [ -f $page ] && head -c 1000 $page | grep -q '<title>kvpool report</title>'; } ||
+    fail "$PWD/$page is no earlier report, and is not written over"
 }
 
 conditions=()
@@ -144,13 +153,16 @@ trap clean_up EXIT
 trap 'stop 130' INT
 trap 'stop 143' TERM
 trap 'stop 129' HUP
-rm -rf "$work" "$results"  # of a demo that was killed
-mkdir -p "$work" "$results"
+rm -rf "$work"  # of a demo that was killed
+mkdir -p "$work"
 
 generate=0
 find_trace "${1:-}"
 check_machine
+check_ends
 note_conditions
+rm -rf "$results"
+mkdir -p "$results"
 step_number=0
 step_count=$((2 + ${#documents[@]} + generate))
 run_all

@@ -31,6 +31,9 @@ import sys
 import tempfile
 import time
 
+from arguments import folder, names, number, numbers
+
+ADAPTERS = ("kvpool", "raw_block", "fs_native")
 IN_FLIGHT = 16
 ROUNDS = 6
 ROUND_BYTES = 256 << 20
@@ -108,10 +111,8 @@ class Bench:
             return {"type": "raw_block", "device_path": file, "slot_bytes": value_bytes + HEADER_BYTES,
                     "capacity_bytes": POOL_BYTES, "load_checkpoint_on_init": False, "io_engine": "io_uring",
                     "iouring_queue_depth": 32, "num_store_workers": IN_FLIGHT, "num_load_workers": IN_FLIGHT}
-        if name == "fs_native":
-            os.mkdir(file)
-            return {"type": "fs_native", "base_path": file, "num_workers": 32, "use_odirect": True}
-        raise Failed(f"there is no adapter {name!r}; known are kvpool, raw_block, fs_native")
+        os.mkdir(file)
+        return {"type": "fs_native", "base_path": file, "num_workers": 32, "use_odirect": True}
 
     @staticmethod
     def plugin(device):
@@ -157,38 +158,44 @@ def report(kib, references, measured):
     sys.stdout.flush()
 
 
+def measure_all(bench, options):
+    adapters = ["memory"] if options.memory else options.adapters
+    if not options.memory:
+        print(f"fio's memory: {'huge pages' if bench.iomem == 'shmhuge' else 'transparent huge pages'}")
+    for kib in options.kib:
+        references, measured = [], {name: [] for name in adapters}
+        for turn in range(options.runs + 1):
+            references.append(bench.memory_reference() if options.memory else bench.reference())
+            for name in random.sample(adapters, len(adapters)):  # what comes after fio's writes finds the disk busier
+                measured[name].append(bench.measure(name, kib, turn == 0 and name in ("kvpool", "memory")))
+        report(kib, references[1:], {name: figures[1:] for name, figures in measured.items()})
+
+
 def main():
     # The harness empties its buffers with PyTorch, whose threads otherwise go on spinning on a core while values are loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--kib", default="1024,4096")
-    parser.add_argument("--adapters", default="kvpool,raw_block,fs_native")
+    parser.add_argument("--path", type=folder, required=True)
+    parser.add_argument("--runs", type=number, default=5)
+    parser.add_argument("--kib", type=numbers, default=[1024, 4096])
+    parser.add_argument("--adapters", type=names(ADAPTERS), default=list(ADAPTERS), help=", ".join(ADAPTERS))
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--lmcache", default="lmcache", help="the command")
     options = parser.parse_args()
-    names = ["memory"] if options.memory else options.adapters.split(",")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="lmcache-bars-", dir=options.path))
-    bench = Bench(folder, options.lmcache)
-    if not options.memory:
-        print(f"fio's memory: {'huge pages' if bench.iomem == 'shmhuge' else 'transparent huge pages'}")
+    if max(options.kib) << 10 > ROUND_BYTES // IN_FLIGHT:
+        parser.error(f"--kib {max(options.kib)}: at most {ROUND_BYTES // IN_FLIGHT >> 10}")
+    for command in (options.lmcache, *(["fio"] if not options.memory else [])):
+        if shutil.which(command) is None:
+            parser.error(f"there is no command {command}")
     try:
-        for kib in map(int, options.kib.split(",")):
-            references, measured = [], {name: [] for name in names}
-            for turn in range(options.runs + 1):
-                references.append(bench.memory_reference() if options.memory else bench.reference())
-                for name in random.sample(names, len(names)):  # what comes after fio's writes finds the disk busier
-                    measured[name].append(bench.measure(name, kib, turn == 0 and name in ("kvpool", "memory")))
-            report(kib, references[1:], {name: figures[1:] for name, figures in measured.items()})
+        with tempfile.TemporaryDirectory(prefix="lmcache-bars-", dir=options.path, ignore_cleanup_errors=True) as own:
+            measure_all(Bench(pathlib.Path(own), options.lmcache), options)
     except Wrong as wrong:
         print(wrong, file=sys.stderr)
         return 1
     except (Failed, OSError) as failure:
         print(failure, file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -3,23 +3,29 @@
 
 Processor time of the calling thread, so that what the engine does meanwhile does not count: of sending one match and
 taking its result; of handing 10,000 pages to the mover; of listing the pages of a load of 131,000 tokens in two groups of layers;
-of both sides of the connector, for a prompt of as many tokens that is stored, and one that is loaded.
+of both sides of the connector, for a prompt of as many tokens that is stored, and one that is loaded. It has no options.
 """
 
+import argparse
 import ctypes
 import hashlib
 import random
 import statistics
+import sys
 import time
 import types
 
-import kvpool
-from kvpool._native import PageMover, PageNumbers
-from kvpool.vllm import layout
-from kvpool.vllm.registry import Engine
-from kvpool.vllm.scheduler import SchedulerSide
-from kvpool.vllm.settings import Settings
-from kvpool.vllm.worker import WorkerSide
+MISSING = ""
+try:
+    import kvpool
+    from kvpool._native import PageMover, PageNumbers
+    from kvpool.vllm import layout
+    from kvpool.vllm.registry import Engine
+    from kvpool.vllm.scheduler import SchedulerSide
+    from kvpool.vllm.settings import Settings
+    from kvpool.vllm.worker import WorkerSide
+except ImportError as error:
+    MISSING = str(error)
 
 PAGES_OF_BLOCK = 16
 
@@ -156,6 +162,10 @@ def connector_page_ns(pool, ns, mover, sleeps, blocks=511, rounds=20) -> tuple[f
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    if MISSING:
+        parser.error(f"{sys.executable} lacks kvpool: {MISSING}")
     config = {"pool": {"buffers": "64MiB", "staging": "4MiB"}, "device": [{"kind": "memory", "size": "64MiB"}]}
     with kvpool.Pool(config) as pool:
         consumer = pool.consumer()

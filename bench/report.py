@@ -4,8 +4,8 @@
     bench/report.py --probe probe.json --longdoc a.json --longdoc b.json --replay replay.json \\
                     --condition "machine=two cores" --output kvpool-report.html
 
-Every input is optional, and so is every field in it. Exit status: 0 written; 1 the results hold wrong blocks (the
-page is written all the same); 2 an input cannot be read or the page cannot be written.
+One input at least. Of what lies at --output it writes over an earlier page alone. Exit status: 0 written; 1 the results
+hold wrong blocks (the page is written all the same); 2 an input is not what it should be, or the page cannot be written.
 """
 
 import argparse
@@ -33,7 +33,10 @@ def parse_arguments(arguments):
     parser.add_argument("--condition", metavar="NAME=TEXT", type=condition, action="append", default=[],
                         help="what a reader must know of the machine; may be repeated")
     parser.add_argument("--output", metavar="FILE", default="kvpool-report.html")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not (options.probe or options.longdoc or options.replay):
+        parser.error("no results: --probe, --longdoc or --replay is wanted")
+    return options
 
 
 def print_tables(results):
@@ -54,10 +57,11 @@ def print_tables(results):
 def main(arguments):
     options = parse_arguments(arguments)
     try:
-        results = data.gather(options.probe and data.load(options.probe), map(data.load, options.longdoc),
-                              options.replay and data.load(options.replay), options.condition)
+        results = data.gather(options.probe and data.load(options.probe, data.check_probe),
+                              [data.load(path, data.check_longdoc) for path in options.longdoc],
+                              options.replay and data.load(options.replay, data.check_replay), options.condition)
         written_at = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        pathlib.Path(options.output).write_text(page.render(results, written_at), encoding="utf-8")
+        page.write(pathlib.Path(options.output), page.TITLE, page.render(results, written_at))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ at the same tokens).
 Prints the medians of a system when it has ended; --json has every figure, and a log in the folder of --path says what it
 does meanwhile. Processor time is that of the threads named kvpool-*, and of the whole process,
 while a prompt is asked again; in cores, over the time to first token, and over the bytes' time on the link.
-Exit status: 0 measured; 1 a page or a token differed; 2 a system could not run, which is named.
+Exit status: 0 measured; 1 a page or a token differed; 2 a system could not run, which is named, or an option is wrong.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import statistics
 import subprocess
@@ -40,6 +41,8 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import ttft_engine
+from arguments import folder, names, number, numbers, words
+from reporting import first_tokens, page
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1",
@@ -128,10 +131,10 @@ def show(model: str, system: str, found: dict, options: argparse.Namespace) -> N
     for length in options.tokens:
         figures = [figure for figure in found["figures"] if figure["tokens"] == length]
         said = []
-        for phase, words in (("cold", "cold"), ("soon", "at once"), ("gpu", "GPU's own"), ("again", "again")):
+        for phase, called in (("cold", "cold"), ("soon", "at once"), ("gpu", "GPU's own"), ("again", "again")):
             seconds = median(figures, f"{phase}_s")
             if seconds is not None:
-                said.append(f"{words} {seconds:.3f} s")
+                said.append(f"{called} {seconds:.3f} s")
                 if phase == "again":
                     said[-1] += f" ({hit(figures)}{cores(figures, found['link_gbps'])})"
         said += [f"{count} {what} DIFFER" for count, what in zip(wrong(figures), ("PAGES", "TOKENS")) if count]
@@ -167,36 +170,12 @@ def run_all(options: argparse.Namespace) -> tuple[list[dict], bool]:
     return results, missing
 
 
-def number(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of 1 or more")
-    return int(text)
-
-
-def numbers(text: str) -> list[int]:
-    return [number(part) for part in text.split(",")]
-
-
-def words(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
-
-
-def names(known):
-    def parse(text: str) -> list[str]:
-        unknown = [part for part in words(text) if part not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: there are {', '.join(known)}")
-        return words(text)
-
-    return parse
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(usage="%(prog)s --models FOLDER --path FOLDER [options], or --plot PAGE.html FILE...",
                                      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("results", nargs="*", type=pathlib.Path, help="JSON files of earlier runs, for --plot")
     parser.add_argument("--models", type=pathlib.Path)
-    parser.add_argument("--path", type=pathlib.Path, help="a folder for logs, and for the pools of systems with disks")
+    parser.add_argument("--path", type=folder, help="a folder for logs, and for the pools of systems with disks")
     parser.add_argument("--model", type=words, default=["llama-3.1-8b"])
     parser.add_argument("--tokens", type=numbers, metavar="N,N", default=[16384, 32768, 65536, 130944])
     known = list(ttft_engine.systems(pathlib.Path(), 40, 30, 0))
@@ -205,7 +184,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=number, default=5)
     parser.add_argument("--turns", type=number, default=1)
     parser.add_argument("--documents", type=number, help="of each length; a new one each repeat")
-    parser.add_argument("--phases", type=names(CHECKED), default=list(CHECKED), help="beside cold; an empty word: none")
+    parser.add_argument("--phases", type=names(CHECKED, least=0), default=list(CHECKED), help="beside cold; an empty word: none")
     parser.add_argument("--mixed", action="store_true",
                         help="measure the longest prompt beside others, too: new and, where --phases has it, again")  # fmt: skip
     parser.add_argument("--memory-gib", type=number, default=40, help="of host memory, for each system; kvpool takes 5 more "
@@ -215,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpu-memory", type=float, default=0.9)
     parser.add_argument("--batched-tokens", type=number, default=16384)
     parser.add_argument("--block-size", type=number, help="of the engine's pages, in tokens; else vLLM's own choice")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float", "float16", "float32", "half"), default="bfloat16")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--timeout-s", type=float, default=900, help="for each system; what it has measured by then counts")
     parser.add_argument("--json", type=pathlib.Path)
@@ -230,24 +209,67 @@ def parse_arguments() -> argparse.Namespace:
 
 def wrong_options(options: argparse.Namespace) -> str:
     """What is wrong, before an engine is started for minutes; nothing where all is right."""
-    for name in ("json", "plot"):
+    for name, earlier_one in (("json", earlier), ("plot", lambda file: page.check_place(file, first_tokens.TITLE))):
         file = getattr(options, name)
-        if file and not file.parent.is_dir():
-            return f"--{name} {file}: there is no folder {file.parent}"
+        fault = wrong_place(file, earlier_one, options.results) if file else ""
+        if fault:
+            return f"--{name} {file}: {fault}"
     if not options.models:
         return "" if options.plot and options.results else "--models to measure, or --plot and the JSON files of earlier runs"
-    if not options.path or not options.path.is_dir():
-        return f"--path {options.path}: not a folder" if options.path else "--path: a folder for logs is wanted"
-    for what in ("model", "systems"):
-        if not getattr(options, what):
-            return f"--{what}: none is named"
+    if not options.path:
+        return "--path: a folder for logs is wanted"
+    if not options.model:
+        return "--model: none is named"
     for model in options.model:
-        if "/" in model or not (options.models / model / "config.json").is_file():
-            return f"--model {model}: {options.models / model} has no config.json"
-    if options.timeout_s <= 0:
+        fault = wrong_model(options.models / model, max(options.tokens)) if "/" not in model else "a name is wanted, no path"
+        if fault:
+            return f"--model {model}: {fault}"
+    if not options.timeout_s > 0:  # nor is NaN
         return f"--timeout-s {options.timeout_s:g}: more than 0 is wanted"
+    if not 0 < options.gpu_memory <= 1:
+        return f"--gpu-memory {options.gpu_memory:g}: a fraction is wanted, more than 0 and at most 1"
+    if options.probe and shutil.which(options.probe) is None:
+        return f"--probe {options.probe}: no such command"
     if importlib.util.find_spec("vllm") is None:
         return f"{sys.executable} has no vLLM: run this with a Python that has"
+    return ""
+
+
+def wrong_place(file: pathlib.Path, check, results: list[pathlib.Path]) -> str:
+    """Why this cannot be written; check: raises where what is there is not an earlier one."""
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}"
+    if not file.exists():
+        return "" if os.access(file.parent, os.W_OK) else f"{file.parent} may not be written to"
+    if file.is_dir() or not os.access(file, os.W_OK):
+        return "a folder" if file.is_dir() else "it may not be written to"
+    if any(result.exists() and result.samefile(file) for result in results):
+        return "it is one of the results to be read"
+    try:
+        if file.is_file() and file.stat().st_size:
+            check(file)
+    except ValueError as error:
+        return f"not written over, since it is no earlier one: {error}"
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def wrong_model(model: pathlib.Path, tokens: int) -> str:
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{model} has no config.json"
+    except (OSError, ValueError) as error:
+        return f"{model}/config.json: {error}"
+    if not isinstance(config, dict):
+        return f"{model}/config.json: not a JSON object"
+    of_text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    longest, room = of_text.get("max_position_embeddings"), ttft_engine.room(tokens)
+    scaling = str(of_text.get("rope_scaling") or of_text.get("rope_parameters"))
+    scales = "'factor'" in scaling and "'llama3'" not in scaling  # vLLM then takes more, how much depends on its version
+    if isinstance(longest, int) and longest < room and not scales and "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in os.environ:
+        return f"--tokens {tokens}: {room} are wanted with what is added, the model takes {longest} (max_position_embeddings)"
     return ""
 
 
@@ -272,15 +294,17 @@ def main() -> int:
         print(f"ttft: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the engine and removes its folder
-    results, missing = run_all(options) if options.models else ([], False)
-    results += before
-    if not results:
-        print("ttft: there is no result", file=sys.stderr)
+    try:
+        results, missing = run_all(options) if options.models else ([], False)
+        results += before
+        if not results:
+            print("ttft: there is no result", file=sys.stderr)
+            return 2
+        if options.plot:
+            page.write(options.plot, first_tokens.TITLE, first_tokens.render(results))
+    except OSError as error:
+        print(f"ttft: {error}", file=sys.stderr)
         return 2
-    if options.plot:
-        from reporting import first_tokens
-
-        options.plot.write_text(first_tokens.render(results), encoding="utf-8")
     if missing:
         return 2
     pages, tokens = wrong([figure for result in results for figure in result["figures"]])

@@ -1,6 +1,6 @@
 """One engine with one system below it, for bench/ttft.py, which starts it.
 
-    ttft_engine.py OPTIONS     OPTIONS: JSON, those of bench/ttft.py and `system`, `folder`, `out`
+    ttft_engine.py OPTIONS     OPTIONS: a JSON object, those of bench/ttft.py and `system`, `folder`, `out`
 
 Writes what it measures to the file `out`, a line of JSON each, so that nothing is lost where it is ended before its time.
 """
@@ -67,6 +67,11 @@ def probe(command: str, folder: pathlib.Path, transfer: dict) -> None:
     path.write_text(tomli_w.dumps(extra["config"]))
     subprocess.run([command, "probe", "--config", str(path), "--no-sweep"], check=True, stdout=sys.stderr)
     extra["config"] = str(path)
+
+
+def room(tokens: int) -> int:
+    """The longest context that the engine is to take, for prompts of as many tokens at most."""
+    return max(3000, tokens) + 16
 
 
 def reach(thing, path: str):
@@ -182,7 +187,7 @@ class Engine:
         if options.block_size:
             more["block_size"] = options.block_size
         self.llm = LLM(model=str(pathlib.Path(options.models) / options.model), load_format="dummy", skip_tokenizer_init=True,
-                       dtype=options.dtype, max_model_len=max(3000, *options.tokens) + 16,
+                       dtype=options.dtype, max_model_len=room(max(options.tokens)),
                        max_num_batched_tokens=options.batched_tokens, gpu_memory_utilization=options.gpu_memory,
                        enforce_eager=options.eager, disable_log_stats=True, **more)  # fmt: skip
         self.sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=1)
@@ -336,10 +341,23 @@ def run(options: argparse.Namespace) -> None:
                     write(mixed=mixed)
 
 
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    try:
+        [text] = arguments
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict) or not given.keys() >= {"system", "folder", "out"}:
+        print("usage: ttft_engine.py OPTIONS; bench/ttft.py starts it, which is what to run", file=sys.stderr)
+        sys.exit(2)
+    return argparse.Namespace(**given)
+
+
 if __name__ == "__main__":
+    options = parse_arguments(sys.argv[1:])
     status = 1
     try:
-        run(argparse.Namespace(**json.loads(sys.argv[1])))
+        run(options)
         status = 0
     finally:
         if status:

@@ -6,10 +6,12 @@ a machine that others share changes from minute to minute. Run it with the Pytho
 vLLM and kvpool (make test-engines makes build/engines/vllm-0.32). Nothing else should run on the machine.
 
 Prints for each round the ratio of throughputs, until all is answered and stored; and how long the engine's thread was in
-the connector without hits, and kvpool's own threads on a CPU.
+the connector without hits, and kvpool's own threads on a CPU. Exit status: 0 measured; 2 something could not run.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -20,7 +22,10 @@ import sys
 import tempfile
 import time
 
+from arguments import folder, number
+
 ROOT = pathlib.Path(__file__).parents[1]
+MODEL_TOKENS = 8192
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "PYTHONHASHSEED": "0",
@@ -82,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
             "kv_connector_extra_config": {"config": config},
         }  # fmt: skip
     llm = LLM(model=tiny_models.write(model, folder / "model"), skip_tokenizer_init=True, enforce_eager=True, dtype="float32",
-              gpu_memory_utilization=0.7, max_model_len=8192, max_num_batched_tokens=2048, **more)  # fmt: skip
+              gpu_memory_utilization=0.7, max_model_len=MODEL_TOKENS, max_num_batched_tokens=2048, **more)  # fmt: skip
     sampling = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=options.answer)
 
     mover = llm.llm_engine.engine_core.engine_core.scheduler.connector._scheduler._engine.mover if more else None
@@ -110,19 +115,26 @@ def run(options: argparse.Namespace) -> None:
     os._exit(0)
 
 
+class Failed(Exception):
+    pass
+
+
 class Engine:
     """One in a process of its own, which rests between questions."""
 
-    def __init__(self, engine: str, folder: str, options: argparse.Namespace):
-        command = [sys.executable, __file__, "--child", folder, "--engine", engine, "--prompts", str(options.prompts),
+    def __init__(self, engine: str, own: str, options: argparse.Namespace):
+        self._log = pathlib.Path(f"{own}.log")
+        command = [sys.executable, __file__, "--child", own, "--engine", engine, "--prompts", str(options.prompts),
                    "--tokens", str(options.tokens), "--answer", str(options.answer)]  # fmt: skip
-        self._process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+        with open(self._log, "w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                             stderr=log, text=True)  # fmt: skip
         self._line_of("ready")
 
     def ask(self, kind: str, seed: int) -> dict[str, float]:
-        self._process.stdin.write(f"{kind} {seed}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: _line_of() says so
+            self._process.stdin.write(f"{kind} {seed}\n")
+            self._process.stdin.flush()
         return json.loads(self._line_of("{"))
 
     def close(self) -> None:
@@ -133,23 +145,39 @@ class Engine:
         for line in self._process.stdout:
             if line.startswith(begin):
                 return line
-        raise SystemExit("an engine ended; run its command with --child to see why")
+        said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        last = next((line for line in reversed(said) if "Error" in line), said[-1] if said else "it said nothing")
+        raise Failed(f"an engine ended: {last.strip()[:300]}")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", default=".", help="a folder on the disk to use")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=2000, help="of each prompt")
-    parser.add_argument("--answer", type=int, default=16, help="tokens generated for each")
+    parser.add_argument("--path", type=folder, default=".", help="a folder on the disk to use")
+    parser.add_argument("--rounds", type=number, default=20)
+    parser.add_argument("--prompts", type=number, default=2)
+    parser.add_argument("--tokens", type=number, default=2000, help="of each prompt")
+    parser.add_argument("--answer", type=number, default=16, help="tokens generated for each")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--engine", default="alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         run(options)
-    with tempfile.TemporaryDirectory(dir=options.path, prefix="kvpool-vllm-") as folder:
-        engines = {name: Engine(name, f"{folder}/{name}", options) for name in ("alone", "kvpool")}
+    missing = [module for module in ("vllm", "kvpool") if importlib.util.find_spec(module) is None]
+    if missing:
+        parser.error(f"{sys.executable} has no {' and no '.join(missing)} (make test-engines makes build/engines/vllm-0.32)")
+    if options.tokens + options.answer > MODEL_TOKENS:
+        parser.error(f"--tokens and --answer: {MODEL_TOKENS} at most together")
+    try:
+        measure(options)
+    except (Failed, OSError) as failure:
+        print(f"vllm_bars: {failure}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=options.path, prefix="kvpool-vllm-", ignore_cleanup_errors=True) as own:
+        engines = {name: Engine(name, f"{own}/{name}", options) for name in ("alone", "kvpool")}
         rounds = []
         for number in range(options.rounds):
             order = list(engines) if number % 2 == 0 else list(engines)[::-1]
@@ -171,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

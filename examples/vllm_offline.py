@@ -3,9 +3,9 @@
     python examples/vllm_offline.py MODEL [CONFIG]     CONFIG: a kvpool.toml, by default the one beside this file
 """
 
+import argparse
 import os
 import pathlib
-import sys
 import time
 
 # The scheduler and the worker share one pool, so they have to be in one process. On a GPU they are.
@@ -13,10 +13,10 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 # vLLM 0.26 starts its hashes at random otherwise.
 os.environ.setdefault("PYTHONHASHSEED", "0")
 
-from vllm import LLM, SamplingParams  # noqa: E402
-
 
 def main(model: str, config: str) -> None:
+    from vllm import LLM, SamplingParams
+
     llm = LLM(
         model=model,
         skip_tokenizer_init=True,  # token ids in, token ids out
@@ -41,6 +41,8 @@ def main(model: str, config: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else str(pathlib.Path(__file__).with_name("kvpool.toml")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("config", metavar="CONFIG", nargs="?", default=str(pathlib.Path(__file__).with_name("kvpool.toml")))
+    options = parser.parse_args()
+    main(options.model, options.config)

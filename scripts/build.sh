@@ -3,11 +3,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=1
-if [ "$1" = --configure-only ]; then
+if [ "${1:-}" = --configure-only ]; then
   build=0
   shift
 fi
-preset=$1
+preset=${1:-}
+mapfile -t presets < <(cmake --list-presets | sed -n 's/^ *"\([^"]*\)".*/\1/p')
+if ! printf '%s\n' "${presets[@]}" | grep -qxF -e "$preset"; then
+  echo "kvpool: usage: build.sh [--configure-only] PRESET [TARGET...], PRESET is one of ${presets[*]}" >&2
+  exit 2
+fi
 shift
 
 # One job a core, but no more than one per 2 GiB: a sanitizer build of a large file takes that much.

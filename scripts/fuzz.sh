@@ -3,7 +3,11 @@
 # What they have learned stays in build/fuzz/corpus; an input that fails lies in build/fuzz and is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=$1
+seconds=${1:-}
+if [ $# -ne 1 ] || [[ ! $seconds =~ ^[1-9][0-9]*$ ]]; then
+  echo "kvpool: usage: fuzz.sh SECONDS, at least 1" >&2
+  exit 2
+fi
 
 fuzzers=()
 for source in tests/fuzz/*_fuzz.cpp; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # clang-tidy over all sources; .clang-tidy says what it looks for.
 set -euo pipefail
+[ $# -eq 0 ] || { echo "kvpool: usage: lint.sh, without arguments" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 scripts/build.sh --configure-only lint
 # The checkout as CMake spells it, as a regular expression.

@@ -13,6 +13,10 @@ list_packages() {
   sed -e 's/#.*//' packages.txt | awk -v target="${1:-}" 'NF == 1 || NF && $2 == target {print $1}'
 }
 
+mapfile -t targets < <(sed -e 's/#.*//' packages.txt | awk 'NF > 1 {print $2}' | sort -u)
+if [ $# -gt 1 ] || { [ $# -eq 1 ] && ! printf '%s\n' "${targets[@]}" | grep -qxF -e "$1"; }; then
+  fail "usage: packages.sh [TARGET], TARGET is one of ${targets[*]}"
+fi
 [ "${KVPOOL_SKIP_PACKAGES:-}" = 1 ] && exit 0
 mapfile -t wanted < <(list_packages "${1:-}")
 command -v dpkg-query >/dev/null ||

@@ -3,6 +3,7 @@
 # fails ends the run; a test that fails does not, but decides the exit status. What was skipped is listed at the end, and
 # last why tests failed.
 set -uo pipefail
+[ $# -eq 0 ] || { echo "kvpool: usage: test.sh, without arguments" >&2; exit 2; }
 cd "$(dirname "$0")/.." || exit
 failed=0
 

@@ -4,9 +4,10 @@
 A skipped test is counted apart from the passed ones, be it a whole ctest test (exit status 77) or one
 GoogleTest case (GTEST_SKIP, whose binary exits 0). A test whose program is missing has failed.
 Usage: test_summary.py NAME=FILE...    FILE is what ctest --output-junit wrote.
-Exit status: 1 if a file is missing or holds a failure.
+Exit status: 1 if a file is missing or holds a failure; 2 if none is given.
 """
 
+import argparse
 import re
 import sys
 import xml.etree.ElementTree
@@ -62,11 +63,19 @@ def parse(junit_text):
     return passed, failed, cases, skipped
 
 
+def named_file(text):
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=FILE")
+    return name, path
+
+
 def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", metavar="NAME=FILE", nargs="+", type=named_file)
     status = 0
     reports = []
-    for argument in arguments:
-        preset, _, path = argument.partition("=")
+    for preset, path in parser.parse_args(arguments).results:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 passed, failed, cases, skipped = parse(file.read())

@@ -18,6 +18,12 @@ skip() {
   exit 77
 }
 
+for python in "${pythons[@]}"; do
+  command -v -- "$python" >/dev/null && continue
+  echo "kvpool: there is no command $python; usage: wheel.sh [PYTHON...]" >&2
+  exit 2
+done
+
 # Usage: environment PYTHON PREFIX   a virtual environment for that version of Python, made once; prints its folder
 environment() {
   local folder

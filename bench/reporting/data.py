@@ -1,9 +1,9 @@
-"""Reads the JSON of `kvpool probe`, `bench longdoc` and `replay`. A field that is missing or not what it should
-be becomes None and shows as a dash: a report of half the results is better than none."""
+"""Reads the JSON of `kvpool probe`, `bench longdoc` and `replay`. load() refuses what is not of that kind; a field that is
+missing or null becomes None and shows as a dash: a report of half the results is better than none."""
 
 import json
-import math
 import re
+import sys
 from dataclasses import dataclass, field
 
 SYSTEMS = ("tiered-files", "pooled-files", "tiered-direct", "striped-direct", "pooled-direct", "tiered-passthrough",
@@ -14,9 +14,8 @@ TODAY = "tiered-files"
 
 def number(value):
     """A finite, non-negative number, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        return None
-    return value
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+    return value if good else None
 
 
 def text(value):
@@ -96,6 +95,7 @@ class Case:
 
 RUN_NUMBERS = ("seconds_min", "seconds_p50", "seconds_max", "gbps", "limit_gbps", "fraction_of_limit", "ttft_s",
                "cpu_user_s", "cpu_system_s", "blocked_s", "io_calls", "device_s", "spilled_bytes", "wrong_blocks", "busy_bin_s")
+REPLAY_NUMBERS = ("hit_tokens", "stored_blocks", "rejected_blocks", "evicted_blocks", "bytes_read", "bytes_written", "failed_requests")
 
 
 def read_device(entry):
@@ -188,15 +188,70 @@ class Results:
     conditions: list  # (name, text)
 
 
-def load(path):
-    """One result file. Raises ValueError with the path where it is not a JSON object."""
+TEXT, NUMBER, NUMBERS = "a text", "a number of 0 or more", "a list of numbers of 0 or more"
+HOLDS = {TEXT: lambda value: isinstance(value, str), NUMBER: lambda value: number(value) is not None,
+         NUMBERS: lambda value: isinstance(value, list) and all(number(one) is not None for one in value)}
+
+
+def want(members, what, entry, place=""):
+    """Raises ValueError where a member that is there is something else; null is nothing."""
+    for name in members:
+        value = entry.get(name)
+        if value is not None and not HOLDS[what](value):
+            raise ValueError(f"{place}{name} is {repr(value)[:40]}: {what} is wanted")
+
+
+def entries(entry, name, place=""):
+    """(object, its place) for each of a list; raises ValueError where it is none, or empty."""
+    listed = entry.get(name)
+    if not items(listed) or len(items(listed)) != len(listed):
+        what = "missing" if name not in entry else "empty" if listed == [] else "something else"
+        raise ValueError(f"{place}{name} is {what}: a list of objects is wanted")
+    return [(item, f"{place}{name}[{index}].") for index, item in enumerate(listed)]
+
+
+def check_probe(result):
+    for device, place in entries(result, "devices"):
+        want(("name",), TEXT, device, place)
+        want(("read_bytes_per_second", "write_bytes_per_second", "together_bytes_per_second", "read_latency_ns", "write_latency_ns"),
+             NUMBER, device, place)
+
+
+def check_longdoc(result):
+    for run, place in entries(result, "systems"):
+        want(("system", "model"), TEXT, run, place)
+        want(("tokens", "concurrency", *RUN_NUMBERS), NUMBER, run, place)
+        for device, of_device in entries(run, "devices", place) if run.get("devices") else ():
+            want(("name",), TEXT, device, of_device)
+            want(("bytes", "share", "planned_share", "busy_fraction"), NUMBER, device, of_device)
+            want(("busy_over_time",), NUMBERS, device, of_device)
+
+
+def check_replay(result):
+    if "requests" not in result:
+        raise ValueError("requests is missing: a number of 0 or more is wanted")
+    want(("requests", "blocks", "hit_blocks", "wrong_blocks", "seconds", *REPLAY_NUMBERS), NUMBER, result)
+    want([key for key in result if any(pattern.match(key) for pattern in LATENCY_KEYS)], NUMBER, result)
+
+
+def no_number(name):
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def load(path, check):
+    """One result file. Raises ValueError with the path, and the member that is not what it should be."""
     try:
         with open(path, encoding="utf-8") as file:
-            result = json.load(file)
-    except (OSError, ValueError) as error:
+            result = json.load(file, parse_constant=no_number)
+        if not isinstance(result, dict):
+            raise ValueError("not a JSON object")
+        if number(result.get("schema_version", 1)) != 1:
+            raise ValueError(f"schema_version is {repr(result['schema_version'])[:40]}: 1 is wanted")
+        check(result)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(result, dict):
-        raise ValueError(f"{path}: not a JSON object")
     return result
 
 

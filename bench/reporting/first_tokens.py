@@ -28,6 +28,7 @@ SYSTEMS = {
 }
 WIDTH, HEIGHT, LEFT, RIGHT, ROW = 1064, 440, 64, 250, 17
 MARKS = (1, 2, 5)
+TITLE = "kvpool: time to first token"
 
 
 def called(system):
@@ -176,7 +177,6 @@ def render(results):
     plots = "".join(f'<figure class="wide"><h3>{escape(model)}</h3>{drawn}</figure>' for model, systems in found.items()
                     if (drawn := chart(model, systems)))
     css = (pathlib.Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    title = "kvpool: time to first token"
     body = section("Time to first token of a context that comes again", "",
                    "Seconds over tokens, both logarithmic; medians, upright lines from the fastest to the slowest repeat. "
                    "Hollow: nothing was loaded, since that would have taken longer, or nothing was there.", plots)
@@ -185,6 +185,6 @@ def render(results):
     body += section("All figures", "", "Cores: processor time over the time to first token, again; of the process, and of "
                     "kvpool's own threads.", figures_table(found))
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{css}</style></head>'
-            f"<body><main><header><h1>{title}</h1></header>{alarm if wrong else ''}{body}"
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{TITLE}</title><style>{css}</style></head>'
+            f"<body><main><header><h1>{TITLE}</h1></header>{alarm if wrong else ''}{body}"
             f"<footer>Written by bench/ttft.py. {escape(machines(results))}</footer></main></body></html>\n")

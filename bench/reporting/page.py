@@ -7,6 +7,7 @@ from . import charts, facts, form, table
 from .data import TODAY, items, latencies, text
 from .svg import DeviceColours
 
+TITLE = "kvpool report"
 SYSTEM_WORDS = {
     "tiered-files": "today's offloading: memory first, then one file a chunk, buffered, four workers",
     "pooled-files": "spread over all devices by bandwidth, files read through the kernel's cache",
@@ -16,6 +17,21 @@ SYSTEM_WORDS = {
     "tiered-passthrough": "one device after the other, the drives' own commands in deep queues",
     "pooled-passthrough": "kvpool: spread by bandwidth, the drives' own commands, every byte verified",
 }
+
+
+def check_place(path, title):
+    """Raises FileExistsError where a file lies that is neither empty nor an earlier page of that title."""
+    if not path.is_file():
+        return  # open() says what is wrong with a folder
+    with open(path, "rb") as file:
+        begin = file.read(1000)
+    if begin and not (begin.startswith(b"<!DOCTYPE html>") and f"<title>{title}</title>".encode() in begin):
+        raise FileExistsError(f"{path}: not written over, since it is no earlier page '{title}'")
+
+
+def write(path, title, html):
+    check_place(path, title)
+    path.write_bytes(html.encode("utf-8", "replace"))
 
 
 def section(title, say, how, *content):
@@ -155,8 +171,8 @@ def render(results, written_at):
             "understood.</p>" if wrong else ""
     css = (pathlib.Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><title>kvpool report</title>'
-            f"<style>{css}</style></head><body><main><header><h1>kvpool report</h1>"
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{TITLE}</title>'
+            f"<style>{css}</style></head><body><main><header><h1>{TITLE}</h1>"
             f'<p class="lead">{escape(facts.headline(results))}</p></header>{alarm}{tiles(results)}'
             f'{"".join(sections(results))}<footer>Written {escape(written_at)} by bench/report.py from the JSON '
             "results of kvpool.</footer></main></body></html>\n")

@@ -134,19 +134,45 @@ class Command(unittest.TestCase):
 
     def test_wrong_options_end_it_before_an_engine_starts(self):
         with tempfile.TemporaryDirectory() as folder:
-            pathlib.Path(folder, "m").mkdir()
-            pathlib.Path(folder, "m", "config.json").touch()
+            for name, config in (("m", '{"max_position_embeddings": 131072}'), ("cut", '{"a": '), ("list", "[]"),
+                                 ("long", '{"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 32}}')):
+                pathlib.Path(folder, name).mkdir()
+                pathlib.Path(folder, name, "config.json").write_text(config)
+            other = pathlib.Path(folder, "other")
+            other.write_text("mine")
             right = {"--models": folder, "--path": folder, "--model": "m", "--systems": "none"}
-            wrong = {"--path": f"{folder}/no", "--model": "../m", "--systems": "", "--repeats": "0", "--turns": "x",
-                     "--tokens": "5,-1", "--json": f"{folder}/no/r.json", "--timeout-s": "-1", "--memory-gib": "1.5"}  # fmt: skip
-            for name, value in wrong.items():
-                with self.subTest(name), mock.patch.object(importlib.util, "find_spec"), \
+            wrong = [("--path", f"{folder}/no"), ("--path", str(other)), ("--model", "../m"), ("--model", "no"), ("--model", "cut"),
+                     ("--model", "list"), ("--model", ","), ("--systems", ""), ("--repeats", "0"), ("--turns", "x"),
+                     ("--tokens", "5,-1"), ("--tokens", "5,131072"), ("--json", f"{folder}/no/r.json"), ("--json", folder),
+                     ("--json", str(other)), ("--plot", folder), ("--plot", str(other)), ("--timeout-s", "-1"),
+                     ("--timeout-s", "nan"), ("--gpu-memory", "nan"), ("--gpu-memory", "90"), ("--dtype", "x"),
+                     ("--probe", "/nope"), ("--memory-gib", "1.5")]  # fmt: skip
+            for name, value in wrong:
+                with self.subTest(name, value=value), mock.patch.object(importlib.util, "find_spec"), \
                         mock.patch.object(subprocess, "run", side_effect=AssertionError("started")):  # fmt: skip
                     status, said = command(*(f"{key}={text}" for key, text in (right | {name: value}).items()))
                     self.assertEqual(status, 2)
                     self.assertIn(name, said.splitlines()[-1])
-            with mock.patch.object(importlib.util, "find_spec", return_value=None):
-                self.assertIn("has no vLLM", command(*(f"{key}={text}" for key, text in right.items()))[1])
+            self.assertEqual(other.read_text(), "mine")
+            for more in ({}, {"--model": "long"}, {"--tokens": "131056"}):  # none of which is wrong
+                with mock.patch.object(importlib.util, "find_spec", return_value=None):
+                    self.assertIn("has no vLLM", command(*(f"{key}={text}" for key, text in (right | more).items()))[1])
+
+    def test_what_is_read_is_not_written_over(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder, "r.json")
+            file.write_text(json.dumps([result("none", [figure()])]))
+            for name in ("--plot", "--json"):
+                status, said = command("--plot", f"{folder}/p.html", name, str(file), str(file))
+                self.assertEqual((status, json.loads(file.read_text())[0]["system"]), (2, "none"))
+                self.assertIn(f"{name} {file}: it is one of the results", said)
+
+    def test_a_page_that_cannot_be_written_is_said(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder, "r.json")
+            file.write_text(json.dumps([result("none", [figure()])]))
+            status, said = command("--plot", "/dev/full", str(file))
+            self.assertEqual((status, said.count("\n")), (2, 1), said)
 
     def test_what_was_measured_before_the_end_counts(self):
         def too_long(*arguments, timeout, **more):
@@ -162,7 +188,7 @@ class Command(unittest.TestCase):
             arguments = ["--models", folder, "--path", folder, "--model", "m", "--systems", "none", "--tokens", "16384",
                          "--json", str(results)]  # fmt: skip
             pathlib.Path(folder, "m").mkdir()
-            pathlib.Path(folder, "m", "config.json").touch()
+            pathlib.Path(folder, "m", "config.json").write_text("{}")
             for run, ended in ((subprocess_run, "status 3: E: DeviceError"), (too_long, "not done after 900 s")):
                 with mock.patch.object(ttft_engine, "__file__", str(engine)), mock.patch.object(subprocess, "run", run), \
                         mock.patch.object(importlib.util, "find_spec"), contextlib.redirect_stdout(io.StringIO()) as out:  # fmt: skip

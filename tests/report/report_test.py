@@ -7,12 +7,15 @@ import io
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "bench"))
+BENCH = HERE.parents[1] / "bench"
+sys.path.insert(0, str(BENCH))
 import report
 from reporting import charts, data, facts, form, page, table
 
@@ -296,8 +299,87 @@ class Command(unittest.TestCase):
     def call(self, *arguments):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = report.main([str(argument) for argument in arguments])
+            try:
+                status = report.main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                status = end.code
         return status, out.getvalue(), err.getvalue()
+
+    def refused(self, kind, result, *words):
+        """Exit status 2, one line that names the file and has the words, and no page."""
+        with tempfile.TemporaryDirectory() as folder:
+            file, target = pathlib.Path(folder, "given.json"), pathlib.Path(folder, "r.html")
+            file.write_text(result if isinstance(result, str) else json.dumps(result))
+            status, out, err = self.call(f"--{kind}", file, "--output", target)
+            self.assertEqual((status, out, err.count("\n"), target.exists()), (2, "", 1, False), err)
+            for word in (str(file), *words):
+                self.assertIn(word, err)
+
+    def test_without_results_nothing_is_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            target = pathlib.Path(folder, "r.html")
+            status, _, err = self.call("--condition", "a=b", "--output", target)
+            self.assertEqual((status, target.exists()), (2, False))
+            self.assertIn("--longdoc", err)
+
+    def test_only_an_earlier_page_is_written_over(self):
+        with tempfile.TemporaryDirectory() as folder:
+            probe, target = pathlib.Path(folder, "probe.json"), pathlib.Path(folder, "there")
+            shutil.copy(HERE / "results/probe.json", probe)
+            for content in ("[pool]\n", "<!DOCTYPE html><title>another page</title>", "about <title>kvpool report</title>"):
+                target.write_text(content)
+                status, _, err = self.call("--probe", probe, "--output", target)
+                self.assertEqual((status, target.read_text()), (2, content))
+                self.assertIn(str(target), err)
+            target.write_text("")
+            for _ in range(2):  # an empty file, then the page that was made of it
+                self.assertEqual(self.call("--probe", probe, "--output", target)[0], 0)
+                self.assertIn("<h1>kvpool report</h1>", target.read_text())
+            self.assertEqual(self.call("--probe", probe, "--output", probe)[0], 2)
+            self.assertEqual(json.loads(probe.read_text()), load("probe.json"))
+            self.assertEqual(self.call("--probe", probe, "--output", folder)[0], 2)
+
+    def test_another_kind_of_result_is_refused(self):
+        for kind, wanted in (("probe", "devices is missing"), ("longdoc", "systems is missing"), ("replay", "requests is missing")):
+            for name in ("probe.json", "longdoc-gpt-oss-20b.json", "replay.json"):
+                if not name.startswith(kind):
+                    with self.subTest(kind=kind, name=name):
+                        self.refused(kind, load(name), wanted, "is wanted")
+
+    def test_what_is_wrong_in_a_result_is_named(self):
+        def broken(name, change):
+            result = load(name)
+            change(result)
+            return result
+
+        longdoc = "longdoc-gpt-oss-20b.json"
+        for kind, name in (("probe", "probe.json"), ("longdoc", longdoc), ("replay", "replay.json")):
+            self.refused(kind, broken(name, lambda result: result.update(schema_version=9)), "schema_version is 9: 1 is wanted")
+            self.refused(kind, '{"schema_version": 1, "x": NaN}', "NaN")
+            self.refused(kind, "[" * 100_000)
+        self.refused("replay", json.dumps(load("replay.json") | {"blocks": 288}).replace(": 288,", ": 1e999,"), "blocks is inf")
+        for value in ("x", -1, True, [], 10**400):
+            self.refused("longdoc", broken(longdoc, lambda result, value=value: result["systems"][1].update(gbps=value)),
+                         "systems[1].gbps is", "a number of 0 or more is wanted")  # fmt: skip
+        self.refused("longdoc", broken(longdoc, lambda result: result["systems"][0].update(ttft_s="x")), "systems[0].ttft_s is 'x'")
+        self.refused("longdoc", broken(longdoc, lambda result: result["systems"][0]["devices"][1].update(busy_over_time=[1, "x"])),
+                     "systems[0].devices[1].busy_over_time is")  # fmt: skip
+        for systems, said in (([], "empty"), ([3], "something else"), ({}, "something else"), (None, "something else")):
+            self.refused("longdoc", {"schema_version": 1, "systems": systems}, f"systems is {said}: a list of objects is wanted")
+        self.refused("probe", broken("probe.json", lambda result: result["devices"][0].update(read_bytes_per_second="fast")),
+                     "devices[0].read_bytes_per_second is 'fast'")  # fmt: skip
+        self.refused("replay", broken("replay.json", lambda result: result.update(hit_blocks="x")), "hit_blocks is 'x'")
+        self.refused("replay", broken("replay.json", lambda result: result.update(store_ms_p50="x")), "store_ms_p50 is 'x'")
+
+    def test_nulls_are_as_the_tools_write_them(self):
+        with tempfile.TemporaryDirectory() as folder:
+            replay, longdoc = pathlib.Path(folder, "a.json"), pathlib.Path(folder, "b.json")
+            replay.write_text(json.dumps(load("replay.json") | {"store_ms_p50": None}))
+            runs = load("longdoc-gpt-oss-20b.json")
+            runs["systems"][0] |= {"device_s": None, "blocked_s": None, "io_calls": None}
+            longdoc.write_text(json.dumps(runs))
+            target = pathlib.Path(folder, "r.html")
+            self.assertEqual(self.call("--replay", replay, "--longdoc", longdoc, "--output", target)[0], 0)
 
     def test_writes_the_page_and_prints_the_table(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -320,8 +402,84 @@ class Command(unittest.TestCase):
     def test_wrong_blocks_are_an_exit_status(self):
         with tempfile.TemporaryDirectory() as folder:
             result = pathlib.Path(folder) / "a.json"
-            result.write_text(json.dumps({"systems": [run("pooled-direct", wrong_blocks=1)]}))
+            devices = [dict(name="a", bytes=1, share=1)]
+            result.write_text(json.dumps({"schema_version": 1, "systems": [run("pooled-direct", wrong_blocks=1, devices=devices)]}))
             self.assertEqual(self.call("--longdoc", result, "--output", pathlib.Path(folder) / "r.html")[0], 1)
+
+
+class WrongOptions(unittest.TestCase):
+    """Of the other benches: said before anything is measured, in a line and with exit status 2."""
+
+    def test_each_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for line, named in ((f"bars.py --path {folder} --pairs 0", "--pairs: '0'"),
+                                (f"bars.py --path {folder} --only x", "--only: x"),
+                                (f"bars.py --path {folder}/no", "--path"), (f"bars.py --path {folder} --kvpool no", "--kvpool no"),
+                                (f"lmcache_bars.py --path {folder}/no", "--path"), (f"lmcache_bars.py --path {folder} --kib x", "--kib"),
+                                (f"lmcache_bars.py --path {folder} --kib 16388", "at most 16384"),
+                                (f"lmcache_bars.py --path {folder} --adapters x", "--adapters: x"),
+                                (f"lmcache_bars.py --path {folder} --memory --lmcache no", "no command no"),
+                                (f"vllm_bars.py --path {folder}/no", "--path"), ("vllm_bars.py --rounds 0", "at least 1"),
+                                ("python_overhead.py --x", "--x"), ("ttft_engine.py", "usage"),
+                                ("ttft_engine.py {}", "usage")):  # fmt: skip
+                with self.subTest(line):
+                    done = subprocess.run([sys.executable, "-B", BENCH / line.split()[0], *line.split()[1:]],
+                                          capture_output=True, text=True, check=False)  # fmt: skip
+                    self.assertEqual((done.returncode, done.stdout), (2, ""))
+                    self.assertIn(named, done.stderr.splitlines()[-1])
+                    self.assertNotIn("Traceback", done.stderr)
+            self.assertEqual(list(pathlib.Path(folder).iterdir()), [])
+
+
+class Demo(unittest.TestCase):
+    """demo.sh with a kvpool that takes a trace whose first line is good."""
+
+    KVPOOL = '#!/bin/sh\n[ "$1" != replay ] || exec grep -q good "$2"\necho tried >>calls\nexit 2\n'
+
+    def setUp(self):
+        own = tempfile.TemporaryDirectory()
+        self.addCleanup(own.cleanup)
+        self.root = pathlib.Path(own.name)
+        self.results = self.root / "build/demo-results/probe.json"
+        self.results.parent.mkdir(parents=True)
+        (self.root / "bench").mkdir()
+        shutil.copy(BENCH / "demo.sh", self.root / "bench")
+        for name, content in (("kvpool", self.KVPOOL), ("good", "good\n"), ("bad", "bad\n")):
+            (self.root / name).write_text(content)
+        (self.root / "kvpool").chmod(0o755)
+        (self.root / "bin").mkdir()
+        for name, does in (("df", f"echo {64 << 30}"), ("awk", f"echo {64 << 20}"), ("cat", "exit 1")):  # a machine that has enough
+            (self.root / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+            (self.root / "bin" / name).chmod(0o755)
+
+    def run_it(self, trace):
+        """What it says, and whether it came as far as to measure. It ends there, with 2 as ever."""
+        self.results.parent.mkdir(exist_ok=True)
+        self.results.write_text("earlier")
+        environment = {"KVPOOL": str(self.root / "kvpool"), "PATH": f"{self.root}/bin:/usr/bin:/bin"}
+        done = subprocess.run([self.root / "bench/demo.sh", trace], cwd=self.root, env=environment, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        self.assertEqual(done.returncode, 2)
+        measured = (self.root / "calls").exists()
+        self.assertEqual(self.results.read_text(), "" if measured else "earlier")
+        return done.stderr, measured
+
+    def test_a_trace_that_is_none_is_found_first_and_results_stay(self):
+        for trace, said in (("/nope", "no trace at /nope"), (".", ". is no file"), ("bad", "cannot be replayed")):
+            with self.subTest(trace):
+                words, measured = self.run_it(trace)
+                self.assertIn(said, words)
+                self.assertFalse(measured)
+        self.assertTrue(self.run_it("good")[1])
+
+    def test_a_page_that_is_another_is_found_first(self):
+        page_file = self.root / "kvpool-report.html"
+        for content, measured in (("mine", False), ("<html><title>kvpool report</title>", True), ("", True)):
+            with self.subTest(content):
+                page_file.write_text(content)
+                (self.root / "calls").unlink(missing_ok=True)
+                self.assertEqual(self.run_it("good")[1], measured)
+                self.assertEqual(page_file.read_text(), content)
 
 
 class Tables(unittest.TestCase):

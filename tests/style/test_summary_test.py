@@ -1,13 +1,15 @@
-"""The summary of make test never counts a skipped or missing test as passed."""
+"""The summary of make test never counts a skipped or missing test as passed; and what the scripts say of wrong arguments."""
 
 import contextlib
 import io
 import pathlib
+import subprocess
 import sys
 import tempfile
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
 import test_summary
 
 RESULTS = """<?xml version="1.0" encoding="UTF-8"?>
@@ -79,6 +81,38 @@ class Summary(unittest.TestCase):
                 self.assertEqual(test_summary.main([f"release={path}"]), status)
         self.assertIn("SKIP hardware: no such device", out.getvalue())
         self.assertIn("  release: bad failed:\n    /src/a_test.cpp:9: Failure\n", out.getvalue())
+
+class Arguments(unittest.TestCase):
+    def test_what_a_script_does_not_know_is_refused_in_a_line(self):
+        for line, named in (("scripts/build.sh", "PRESET is one of release "), ("scripts/build.sh nope", "is one of release "),
+                            ("scripts/build.sh --configure-only", "PRESET"), ("scripts/fuzz.sh", "SECONDS"),
+                            ("scripts/fuzz.sh 0", "SECONDS"),
+                            ("scripts/packages.sh nope", "one of bench engines format fuzz lint vm"),
+                            ("scripts/packages.sh vm lint", "usage"), ("scripts/test.sh --help", "usage"), ("scripts/lint.sh x", "usage"),
+                            ("scripts/wheel.sh --help", "usage"), ("examples/vllm_serve.sh", "usage"),
+                            ("examples/vllm_serve.sh --help", "usage"), ("examples/vllm_serve.sh model /nope", "/nope"),
+                            ("examples/lmcache.sh /nope", "/nope"), ("examples/lmcache.sh", "no command lmcache")):  # fmt: skip
+            with self.subTest(line):
+                script, *arguments = line.split()
+                done = subprocess.run(["/bin/bash", ROOT / script, *arguments], env={"PATH": "/usr/bin:/bin"}, capture_output=True,
+                                      text=True, check=False)  # fmt: skip
+                self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
+                self.assertIn(named, done.stderr)
+        self.assertFalse((ROOT / "build/nope").exists())
+
+    def test_the_targets_of_the_makefile_are_known(self):
+        called = [line.split()[-1] for line in (ROOT / "Makefile").read_text().splitlines() if "scripts/packages.sh " in line]
+        self.assertIn("vm", called)
+        for target in called:
+            done = subprocess.run([ROOT / "scripts/packages.sh", target], env={"PATH": "/usr/bin:/bin", "KVPOOL_SKIP_PACKAGES": "1"},
+                                  capture_output=True, text=True, check=False)  # fmt: skip
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_a_summary_of_nothing_is_none(self):
+        for given in ([], ["release"], ["release="]):
+            with self.subTest(given), contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit) as end:
+                test_summary.main(given)
+            self.assertEqual(end.exception.code, 2)
 
 
 if __name__ == "__main__":
