@@ -152,6 +152,9 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         if self._user is None:
             return
+        if self._worker is not None:  # vLLM gives this one to whatever engine comes next, also to one without a connector
+            raise RuntimeError("kvpool: vLLM keeps one connector a process, and it serves another engine: shut that one down "
+                               "(llm.llm_engine.engine_core.shutdown()), or use a process for each")  # fmt: skip
         try:
             engine = open_engine(self._vllm_config, self._layout, kv_caches, self._caches_config.num_blocks,
                                  self._settings, self._user.pool)

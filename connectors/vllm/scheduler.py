@@ -228,9 +228,12 @@ class SchedulerSide:
             self._engine.storing.clear()
             self._engine.stored.clear()
             self._announced.cleared()
-        roots, self._roots = list(self._roots), set()
-        for at in range(0, len(roots), 64):
-            self._consumer.delete(self._engine.namespace, roots[at : at + 64]).result(_RESET_TIMEOUT_S)
+        while self._roots:  # what was not removed is still known when this is tried again
+            some = list(itertools.islice(self._roots, 64))
+            removed = self._consumer.delete(self._engine.namespace, some).result(_RESET_TIMEOUT_S)
+            if removed.status not in (kvpool.Status.OK, kvpool.Status.MISS):
+                raise RuntimeError(f"kvpool: blocks were not removed: {removed.status.name}")
+            self._roots.difference_update(some)
 
     def take_events(self) -> list[Any]:
         if self._announced is None:
@@ -325,20 +328,24 @@ class SchedulerSide:
             return True
         try:
             if tracked.staging is None:
-                tracked.staging = self._consumer.stage(tracked.pin, first, blocks - first)
                 tracked.staged_first, tracked.staged_blocks = first, None
+                tracked.staging = self._consumer.stage(tracked.pin, first, blocks - first)
             result = tracked.staging.result(self._wait_s())
-        except (kvpool.TimedOut, kvpool.Busy):
+            staged = None if result.status == kvpool.Status.BUSY else result.blocks
+        except kvpool.TimedOut:
             return False
+        except kvpool.Busy:
+            staged = None
         except kvpool.KVPoolError as error:
             self._say_once(error)
             tracked.staging = None
             tracked.staged_blocks = first
             return True
         tracked.staging = None
-        if result.status == kvpool.Status.BUSY:
+        tracked.busy = tracked.busy + 1 if staged is None else 0
+        if 0 < tracked.busy < _BUSY_MAX:
             return False
-        tracked.staged_blocks = first + result.blocks
+        tracked.staged_blocks = first + (staged or 0)
         return True
 
     def _wait_s(self) -> float:

@@ -4,12 +4,28 @@ import time
 
 import engine as engines
 import pytest
-from engine import NUMBER_BYTES, expected_cached, prompt
+import tiny_models
+from engine import NUMBER_BYTES, ON_GPU, expected_cached, prompt
+from vllm import LLM
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     return engines.Engine(tmp_path_factory.mktemp("reset"), memory="", device={"limit_read": f"{NUMBER_BYTES * 500}KB/s"})
+
+
+def test_a_second_engine_is_refused_and_leaves_the_first_alone(engine, tmp_path):
+    """vLLM would give it the first one's connector, also without one of its own."""
+    one = prompt(1000, 20)
+    [cold] = engine.ask([one])
+    with pytest.raises(RuntimeError, match="one connector a process"):
+        LLM(model=tiny_models.write(tiny_models.LLAMA, tmp_path / "second", seed=5), skip_tokenizer_init=True, enforce_eager=True,
+            dtype="float32", max_model_len=1024, gpu_memory_utilization=0.1 if ON_GPU else 0.5)  # fmt: skip
+    engine.forget()
+    [warm] = engine.ask([one])
+    assert warm.same(cold) and warm.cached_tokens == expected_cached(1000)
+    assert warm.same_pages_tokens >= warm.cached_tokens
+    engine.assert_nothing_is_left()
 
 
 def loading(engine):

@@ -1,5 +1,7 @@
 """The two sides against a real pool."""
 
+import kvpool
+import pytest
 from kvpool._native import PageMover, PageNumbers
 from kvpool.vllm.layout import Group, Layout
 from kvpool.vllm.registry import Engine
@@ -157,6 +159,46 @@ def test_several_groups_are_promised_when_they_are_verified(tmp_path):
         _, finished = world.step()
     assert world.holds(target, 0, 768)
     world.close()
+
+
+class Refusing:
+    """A consumer that refuses what has that name, so many times."""
+
+    def __init__(self, consumer, name, times):
+        self.consumer, self.name, self.left = consumer, name, times
+
+    def __getattr__(self, name):
+        if name == self.name and self.left > 0:
+            self.left -= 1
+            return self.refuse
+        return getattr(self.consumer, name)
+
+    @staticmethod
+    def refuse(*_):
+        raise kvpool.Busy("the queue is full")
+
+
+@pytest.mark.parametrize("verify_first", [False, True])
+def test_a_pool_that_stays_busy_keeps_no_request(tmp_path, verify_first):
+    world = World(tmp_path, sliding=verify_first, verify_first=verify_first, recompute=False, sync_load_budget_ms=10_000)
+    world.store(Request("a", 1000), [list(range(1, 17))] * (1 + verify_first))
+    world.scheduler._consumer = Refusing(world.scheduler._consumer, "stage", 1000)
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    answers = [world.scheduler.get_num_new_matched_tokens(request, 0) for _ in range(200)]
+    assert answers[0] == (None, False) and answers[-1] == ((0, False) if verify_first else (768, True))
+    world.close()
+
+
+def test_a_reset_that_failed_is_done_when_it_is_tried_again(world):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    world.scheduler._consumer = Refusing(world.scheduler._consumer, "delete", 1)
+    with pytest.raises(kvpool.Busy):
+        world.scheduler.reset()
+    world.scheduler.reset()
+    request = Request("b", 1000)
+    world.scheduler.on_new_request(request)
+    assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
 
 
 def test_what_fits_the_budget_and_lies_in_memory_is_loaded_in_the_step(tmp_path):
