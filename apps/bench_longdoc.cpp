@@ -86,7 +86,7 @@ void stop_soon(int signal) {
 // Gigabytes would be left behind. What the parent wants ignored (nohup) stays so.
 void stop_on_signals() {
   for (const int signal : {SIGHUP, SIGINT, SIGTERM}) {
-    struct sigaction action {};
+    struct sigaction action{};
     (void)sigaction(signal, nullptr, &action);
     if (action.sa_handler == SIG_IGN) continue;
     action = {};

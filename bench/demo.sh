@@ -102,7 +102,7 @@ find_trace() {
 check_ends() {
   [ "$generate" = 1 ] || "$kvpool" replay "$trace" --bytes-per-token $replay_bytes_per_token --limit 1 --verify never \
     --device null,size=1GiB >/dev/null || fail "$trace cannot be replayed"
-  [ ! -s $page ] || { [ -f $page ] && head -c 1000 $page | grep -q '<title>kvpool report</title>'; } ||
+  [ ! -s $page ] || { [ -f $page ] && head -c 1000 $page | grep -q '^<!DOCTYPE html>.*<title>kvpool report</title>'; } ||
     fail "$PWD/$page is no earlier report, and is not written over"
 }
 

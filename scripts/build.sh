@@ -8,7 +8,8 @@ if [ "${1:-}" = --configure-only ]; then
   shift
 fi
 preset=${1:-}
-mapfile -t presets < <(cmake --list-presets | sed -n 's/^ *"\([^"]*\)".*/\1/p')
+presets=$(cmake --list-presets) || exit
+mapfile -t presets < <(sed -n 's/^ *"\([^"]*\)".*/\1/p' <<<"$presets")
 if ! printf '%s\n' "${presets[@]}" | grep -qxF -e "$preset"; then
   echo "kvpool: usage: build.sh [--configure-only] PRESET [TARGET...], PRESET is one of ${presets[*]}" >&2
   exit 2

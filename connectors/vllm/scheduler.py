@@ -228,12 +228,13 @@ class SchedulerSide:
             self._engine.storing.clear()
             self._engine.stored.clear()
             self._announced.cleared()
-        while self._roots:  # what was not removed is still known when this is tried again
-            some = list(itertools.islice(self._roots, 64))
+        roots = list(self._roots)
+        for at in range(0, len(roots), 64):
+            some = roots[at : at + 64]
             removed = self._consumer.delete(self._engine.namespace, some).result(_RESET_TIMEOUT_S)
             if removed.status not in (kvpool.Status.OK, kvpool.Status.MISS):
                 raise RuntimeError(f"kvpool: blocks were not removed: {removed.status.name}")
-            self._roots.difference_update(some)
+            self._roots.difference_update(some)  # the others are still known when this is tried again
 
     def take_events(self) -> list[Any]:
         if self._announced is None:
@@ -345,8 +346,8 @@ class SchedulerSide:
         tracked.busy = tracked.busy + 1 if staged is None else 0
         if 0 < tracked.busy < _BUSY_MAX:
             return False
-        tracked.staged_blocks = first + (staged or 0)
-        return True
+        tracked.staged_blocks = tracked.staged_first + (staged or 0)
+        return tracked.staged_first <= first
 
     def _wait_s(self) -> float:
         """What is left of the time that one step may wait for the pool."""

@@ -46,14 +46,6 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// In the same folder, since a rename across file systems is no rename.
-std::string temporary_of(const std::string& path) { return path + ".new." + std::to_string(getpid()); }
-
-Descriptor create_temporary(const std::string& path) {
-  return Descriptor(
-      ::open(temporary_of(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-}
-
 tl::unexpected<Error> no_temporary(const std::string& path) {
   return fail_errno(errno, path + ": its folder takes no new file");
 }
@@ -76,7 +68,7 @@ Result<std::string> read_beginning(int fd, size_t most, const std::string& path)
 Result<Descriptor> open_regular(const std::string& path) {
   Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) return fail_errno(errno, path + ": cannot be opened");
-  struct stat status {};
+  struct stat status{};
   if (fstat(file.get(), &status) != 0) return fail_errno(errno, path + ": cannot be read");
   if (!S_ISREG(status.st_mode)) return fail(Errc::invalid_argument, path + ": is not a regular file");
   return file;
@@ -96,8 +88,11 @@ Result<std::string> read_text_file(const std::string& path) {
 
 Status check_replaceable(const std::string& path, bool (*is_ours)(std::string_view beginning),
                          std::string_view ours) {
-  struct stat status {};
+  struct stat status{};
   if (lstat(path.c_str(), &status) == 0) {
+    // A link itself would be replaced, not what it leads to.
+    if (S_ISLNK(status.st_mode))
+      return fail(Errc::invalid_argument, path + ": is a link; name the file itself");
     const auto file = open_regular(path);
     if (!file) return tl::unexpected(file.error());
     const auto beginning = read_beginning(file->get(), beginning_bytes, path);
@@ -107,15 +102,14 @@ Status check_replaceable(const std::string& path, bool (*is_ours)(std::string_vi
                                               "; name another file, or delete this one");
     }
   }
-  const Descriptor file = create_temporary(path);
-  if (file.get() < 0) return no_temporary(path);
-  ::unlink(temporary_of(path).c_str());
+  if (faccessat(AT_FDCWD, folder_of(path).c_str(), W_OK | X_OK, AT_EACCESS) != 0) return no_temporary(path);
   return {};
 }
 
 Status replace_text_file(const std::string& path, std::string_view text) {
-  const std::string temporary = temporary_of(path);
-  Descriptor file = create_temporary(path);
+  // In the same folder, since a rename across file systems is no rename.
+  const std::string temporary = path + ".new." + std::to_string(getpid());
+  Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (file.get() < 0) return no_temporary(path);
   const bool kept = write_all(file.get(), text) && fsync(file.get()) == 0 && file.close();
   if (!kept || std::rename(temporary.c_str(), path.c_str()) != 0) {

@@ -50,6 +50,7 @@ TEST_F(TextFile, OnlyWhatIsOursMayBeReplaced) {
   ASSERT_TRUE(replace_text_file(folder_ / "other", "other"));
   std::filesystem::create_directory(folder_ / "folder");
   std::filesystem::create_symlink(folder_ / "nowhere", folder_ / "dangling");
+  std::filesystem::create_symlink(folder_ / "ours", folder_ / "link");
   EXPECT_TRUE(may("ours"));
   EXPECT_TRUE(may("empty"));
   EXPECT_TRUE(may("new"));
@@ -58,8 +59,9 @@ TEST_F(TextFile, OnlyWhatIsOursMayBeReplaced) {
                                               "delete this one");
   EXPECT_EQ(may("folder").error().code, Errc::invalid_argument);
   EXPECT_FALSE(may("dangling"));
+  EXPECT_FALSE(may("link"));
   EXPECT_FALSE(may("none/a"));
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 5);  // nothing new
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 6);  // nothing new
 }
 
 TEST_F(TextFile, AFailedReplacementLeavesTheOldText) {

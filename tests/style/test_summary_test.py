@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,8 +94,9 @@ class Arguments(unittest.TestCase):
                             ("examples/vllm_serve.sh --help", "usage"), ("examples/vllm_serve.sh model /nope", "/nope"),
                             ("examples/lmcache.sh /nope", "/nope"), ("examples/lmcache.sh", "no command lmcache")):  # fmt: skip
             with self.subTest(line):
+                path = f"{pathlib.Path(shutil.which('cmake')).parent}:/usr/bin:/bin"
                 script, *arguments = line.split()
-                done = subprocess.run(["/bin/bash", ROOT / script, *arguments], env={"PATH": "/usr/bin:/bin"}, capture_output=True,
+                done = subprocess.run(["/bin/bash", ROOT / script, *arguments], env={"PATH": path}, capture_output=True,
                                       text=True, check=False)  # fmt: skip
                 self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
                 self.assertIn(named, done.stderr)

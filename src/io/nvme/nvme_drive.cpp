@@ -148,7 +148,7 @@ NvmeDrive::~NvmeDrive() {
 
 // Nothing is written here.
 Status NvmeDrive::acquire(const std::string& path) {
-  struct stat about {};
+  struct stat about{};
   if (stat(path.c_str(), &about) != 0) {
     return fail_errno(errno, path + ": cannot be found (`kvpool device list` shows the drives)");
   }
