@@ -65,7 +65,7 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 
 class Bench {
  public:
-  explicit Bench(Settings settings) : settings_(std::move(settings)) {}
+  explicit Bench(const Settings& settings) : settings_(settings) {}
 
   [[nodiscard]] Status run() {
     Status good = open();
