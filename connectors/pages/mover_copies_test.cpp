@@ -139,17 +139,32 @@ TEST_F(MoverCopies, AStoreReadsItsPagesUntilTheyAre) {
   expect_loads(1, 12);
 }
 
-// Whoever waits for pages has a store cancelled after a while, but gets them when the copies have ended.
+// Whoever waits for pages has a store cut short after a while, but gets them when the copies have ended.
 TEST_F(MoverCopies, PagesAreUnreadWhenTheyHaveEnded) {
   start_late(toml({"memory"}));
   late_->hold(Late::to_segments, true);
   const uint64_t id = begin_store(1, 12);
   const std::vector<int32_t> page = {3};
-  EXPECT_FALSE(mover_->wait_unread(page, 2 * PageMover::patience_us));
+  EXPECT_FALSE(mover_->wait_unread(page, PageMover::patience_us + moment_us));
   late_->hold(Late::to_segments, false);
   EXPECT_TRUE(mover_->wait_unread(page, patience_us));
-  EXPECT_EQ(ended(id, EventKind::stored), 0U);
-  EXPECT_EQ(stats().ready_blocks, 0U) << "what was cancelled is not stored";
+  const uint32_t begun = ended(id, EventKind::stored);
+  EXPECT_GT(begun, 0U);
+  EXPECT_LT(begun, 12U);
+  expect_loads(1, begun);
+}
+
+// A step takes longer than anybody waits for a device.
+TEST_F(MoverCopies, AStoreIsNotCutShortForItsEvent) {
+  start_late(toml({"memory"}));
+  const uint64_t id = begin_store(1, 12, false, 5);
+  std::thread step([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    late_->come(5);
+  });
+  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
+  step.join();
+  EXPECT_EQ(ended(id, EventKind::stored), 12U);
 }
 
 TEST_F(MoverCopies, ACancelledJobEndsWhenTheyHaveEnded) {

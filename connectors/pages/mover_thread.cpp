@@ -37,6 +37,7 @@ void PageMover::run() {
     moved = send_stores() || moved;
     end_jobs(loads_);
     end_jobs(stores_);
+    note_stalled();
     if (!moved) sleep();
   }
   const std::lock_guard lock(mutex_);
@@ -48,20 +49,27 @@ void PageMover::run() {
 bool PageMover::take_orders() {
   std::vector<std::unique_ptr<Job>> orders;
   std::vector<uint64_t> cancels;
+  std::vector<uint64_t> cuts;
   bool closing = false;
   {
     const std::lock_guard lock(mutex_);
     orders.swap(orders_);
     cancels.swap(cancels_);
+    cuts.swap(cuts_);
+    pages_are_waited_for_ = waiting_for_pages_ > 0;
     closing = closing_;
   }
   for (std::unique_ptr<Job>& job : orders) (job->is_load ? loads_ : stores_).push_back(std::move(job));
+  const auto has = [](const std::vector<uint64_t>& ids, const Job& job) {
+    return std::ranges::find(ids, job.id) != ids.end();
+  };
   for (auto* const jobs : {&loads_, &stores_}) {
     for (const std::unique_ptr<Job>& job : *jobs) {
-      if (closing || std::ranges::find(cancels, job->id) != cancels.end()) {
+      const bool late = job->is_load && job->wants_more() && Clock::now() >= job->deadline;
+      if (closing || has(cancels, *job)) {
         job->cancelled = true;
         stop(*job);
-      } else if (job->is_load && job->wants_more() && Clock::now() >= job->deadline) {
+      } else if (late || has(cuts, *job)) {
         stop(*job);
       }
     }
@@ -145,15 +153,15 @@ void PageMover::start_units() {
   start_stores();
 }
 
-// Of a chain two units at most: one is gathered while the one before it is stored, as long as that leaves
-// loads room.
+// Of a chain two units at most, or more where somebody waits for the pages: one is gathered while the one
+// before it is stored, as long as that leaves loads room.
 void PageMover::start_stores() {
-  constexpr uint32_t ahead = 2;
+  const uint32_t ahead = pages_are_waited_for_ ? units_max : 2;
   std::unordered_map<uint64_t, uint32_t> under_way;
   for (const std::unique_ptr<Unit>& unit : units_) {
     if (unit->job != nullptr && !unit->job->is_load && !unit->has_result) ++under_way[unit->job->chain];
   }
-  const auto most = [this] {
+  const auto most = [this, ahead] {
     return free_units_.size() > units_max / 2 && free_slots_.size() > slot_count_ / 2 ? ahead : 1U;
   };
   for (const std::unique_ptr<Job>& job : stores_) {
@@ -350,6 +358,16 @@ void PageMover::tell_gathered(const Job& job) {
   events_.push_back({.id = job.id, .kind = EventKind::gathered, .blocks = job.started});
   gathering_.erase(job.id);
   for (const int32_t page : job.pages) --readers_[static_cast<size_t>(page)];
+  changed_.notify_all();
+}
+
+void PageMover::note_stalled() {
+  const bool stalled =
+      std::ranges::any_of(stores_, [](const std::unique_ptr<Job>& job) { return job->wants_more(); }) &&
+      std::ranges::none_of(stores_, [](const std::unique_ptr<Job>& job) { return job->gathering > 0; });
+  const std::lock_guard lock(mutex_);
+  if (stalled_ == stalled) return;
+  stalled_ = stalled;
   changed_.notify_all();
 }
 

@@ -232,26 +232,36 @@ bool PageMover::wait_gathered(uint64_t id, uint64_t timeout_us) {
 }
 
 bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us) {
+  const auto until = after(timeout_us);
+  const auto copied_by = std::min(until, after(patience_us));
   std::unique_lock lock(mutex_);
   const auto is_read = [&](int32_t page) {
     return page >= 0 && static_cast<size_t>(page) < readers_.size() &&
            readers_[static_cast<size_t>(page)] > 0;
   };
   const auto unread = [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); };
-  const bool for_events =
-      std::ranges::any_of(gathering_, [](const auto& entry) { return entry.second->after != 0; });
-  const uint64_t patience = for_events ? patience_for_events_us : patience_us;
-  if (changed_.wait_until(lock, after(std::min(timeout_us, patience)), unread)) return true;
-  if (timeout_us <= patience) return false;
+  if (unread()) return true;
+  ++waiting_for_pages_;
+  signal(wake_fd_);
+  for (bool is_worth_it = true; is_worth_it && !unread();) {
+    const bool stalled = stalled_;
+    const auto began = Clock::now();
+    const auto limit = stalled ? std::min(until, began + device_patience_.left(began)) : copied_by;
+    is_worth_it = changed_.wait_until(lock, limit, [&] { return unread() || stalled_ != stalled; });
+    if (stalled) device_patience_.spend(Clock::now() - began);
+  }
+  --waiting_for_pages_;
+  if (unread()) return true;
+  if (Clock::now() >= until) return false;
   // A cache may forget; who waits for the pages may not.
   const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
   for (const auto& [id, job] : gathering_) {
     if (std::ranges::any_of(job->pages, [&](int32_t page) { return wanted.contains(page); })) {
-      cancels_.push_back(id);
+      cuts_.push_back(id);
     }
   }
   signal(wake_fd_);
-  return changed_.wait_until(lock, after(timeout_us - patience), unread);
+  return changed_.wait_until(lock, until, unread);
 }
 
 bool PageMover::cancel_stores(uint64_t timeout_us) {

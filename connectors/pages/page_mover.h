@@ -31,6 +31,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "connectors/pages/allowance.h"
 #include "connectors/pages/page_copier.h"
 #include "connectors/pages/page_layout.h"
 #include "kvpool/kvpool.h"
@@ -117,10 +118,10 @@ class PageMover {
   // Until that store reads its pages no more; false at the time limit.
   [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
   // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
-  // the last one: no page. A store that has not read them within patience_us is cancelled; where stores wait
-  // for events, which come when a step of the engine's has ended, within patience_for_events_us.
-  static constexpr uint64_t patience_us = 100'000;
-  static constexpr uint64_t patience_for_events_us = 3'000'000;
+  // the last one: no page. A store that has not read them is cut short, to the blocks that were begun: after
+  // patience_us, which is for the engine's step to end and the copies behind it; and where it waits for
+  // memory that devices hold, when a hundredth of the time has gone into that, 0.1 s at once.
+  static constexpr uint64_t patience_us = 3'000'000;
   [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
   // Cancels all stores and waits for their end; false at the time limit.
   [[nodiscard]] bool cancel_stores(uint64_t timeout_us);
@@ -176,6 +177,7 @@ class PageMover {
   void tell_gathered(const Job& job);
   void order(Job& job);
   [[nodiscard]] bool is_handed_over(const Job& job, uint32_t part) const;
+  void note_stalled();
   void sleep();
   [[nodiscard]] bool is_closing() const {
     const std::lock_guard lock(mutex_);
@@ -200,6 +202,7 @@ class PageMover {
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
   uint64_t units_started_ = 0;
+  bool pages_are_waited_for_ = false;
   std::chrono::steady_clock::time_point refused_until_;  // by the pool, which was busy
   std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
@@ -210,10 +213,14 @@ class PageMover {
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Job>> orders_;
   std::vector<uint64_t> cancels_;
+  std::vector<uint64_t> cuts_;
   std::deque<Event> events_;
   std::unordered_map<uint64_t, const Job*> gathering_;  // stores that still read their pages
   std::vector<uint32_t> readers_;                       // [pages] stores that still read it
-  std::unordered_map<uint64_t, bool> under_way_;        // whether it is a load
+  uint32_t waiting_for_pages_ = 0;
+  bool stalled_ = false;  // stores wait for memory, and none that has some reads pages
+  Allowance device_patience_{std::chrono::milliseconds(100), std::chrono::steady_clock::now()};
+  std::unordered_map<uint64_t, bool> under_way_;  // whether it is a load
   MoverStats stats_;
   bool closing_ = false;
   bool ended_ = false;        // the thread is about to go

@@ -114,15 +114,52 @@ TEST_F(PageMoverTest, WhoWaitsForPagesDoesNotWaitForASlowDrive) {
   const auto begin = std::chrono::steady_clock::now();
   StoreJob job{.id = 1, .keys = {}, .pages = pages_for(12, 3, false)};
   for (uint64_t block = 1; block <= 12; ++block) job.keys.push_back(key(block));
+  fill(job.pages, 1);
   EXPECT_EQ(mover_->store(job), KVPOOL_OK);
   EXPECT_TRUE(mover_->wait_unread(job.pages, patience_us));
+  engine_->clear();
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1)) << "it would take two";
-  EXPECT_EQ(ended(1, EventKind::stored), 0U);
+  const uint32_t begun = ended(1, EventKind::stored);
+  ASSERT_GE(begun, 1U) << "what was read is stored";
+  EXPECT_LT(begun, 12U);
+  const auto numbers = pages_for(begun, 7, true);
+  EXPECT_EQ(ended(begin_load(pin(1, begun), numbers), EventKind::loaded), begun);
+  EXPECT_EQ(complete_blocks(numbers, 1), begun);
   // All that is under way can be stopped.
   job.id = 2;
   EXPECT_EQ(mover_->store(job), KVPOOL_OK);
   EXPECT_TRUE(mover_->cancel_stores(patience_us));
   EXPECT_EQ(ended(2, EventKind::stored), 0U);
+}
+
+TEST(Allowance, IsAHundredthOfTheTime) {
+  using std::chrono::milliseconds;
+  const Allowance::Clock::time_point start{};
+  Allowance allowance(milliseconds(100), start);
+  EXPECT_EQ(allowance.left(start), milliseconds(100));
+  allowance.spend(milliseconds(70));
+  EXPECT_EQ(allowance.left(start + milliseconds(1000)), milliseconds(40));
+  EXPECT_EQ(allowance.left(start + milliseconds(1000)), milliseconds(40)) << "each moment counts once";
+  allowance.spend(milliseconds(500));
+  EXPECT_EQ(allowance.left(start + milliseconds(1000)), milliseconds(0));
+  EXPECT_EQ(allowance.left(start + milliseconds(60'000)), milliseconds(100)) << "no more is saved";
+}
+
+// An engine's pages come round after eight steps of 10 ms; in all it computes for 0.6 s.
+TEST_F(PageMoverTest, AnEngineDoesNotRunAtTheSpeedOfASlowDrive) {
+  start(toml({"file"}, "", "limit_write = \"2MB/s\""));
+  const auto begin = std::chrono::steady_clock::now();
+  for (uint64_t step = 0; step < 60; ++step) {
+    StoreJob job{.id = step + 1, .chain = step, .keys = {key(2 * step), key(2 * step + 1)}, .pages = {}};
+    for (uint64_t page = 0; page < 8; ++page) {
+      job.pages.push_back(static_cast<int32_t>((step * 8 + page) % pages));
+    }
+    ASSERT_TRUE(mover_->wait_unread(job.pages, patience_us));
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ASSERT_EQ(mover_->store(job), KVPOOL_OK);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(3)) << "to store all takes nine";
+  EXPECT_GT(mover_->stats().stored_blocks, 4U) << "what was begun is stored";
 }
 
 TEST_F(PageMoverTest, ALostBlockShortensTheLoad) {
