@@ -35,7 +35,7 @@ class Group:
     page_tokens: int
     pages: int  # of a block, those that are kept: its last ones
     window: bool  # needed in a run's last block alone
-    sliding: bool  # vLLM frees pages that the window has left behind
+    sliding_tokens: int  # of the window, whose pages vLLM frees behind it; 0: none
     layers: tuple[str, ...]
 
 
@@ -57,11 +57,19 @@ class Layout:
 
     @property
     def _is_simple(self) -> bool:
-        return len(self.groups) == 1 and not self.groups[0].sliding
+        return len(self.groups) == 1 and self.groups[0].sliding_tokens == 0
 
     def first_page(self, group: Group, block: int) -> int:
         """The index, in the group's list of pages, of a block's first page that is kept."""
         return (block + 1) * (self.block_tokens // group.page_tokens) - group.pages
+
+    def may_be_gone(self, block: int, computed: int) -> bool:
+        """Whether vLLM may have freed a page of that block that is kept, where so many tokens were computed before a step."""
+        return any(
+            group.sliding_tokens > 0
+            and (computed - group.sliding_tokens + 1) // group.page_tokens > self.first_page(group, block)
+            for group in self.groups
+        )
 
     def keys(self, hashes: list[bytes], first: int, end: int) -> bytes:
         """Of the pool's blocks, one after the other: the engine's hash at the end of each, which covers all before it."""
@@ -132,10 +140,11 @@ def _group(group: Any, block_tokens: int) -> Group:
     if getattr(spec, "non_causal", False):
         raise Unsupported(f"pages that depend on later tokens cannot be used again (layer {group.layer_names[0]})")
     pages = block_tokens // spec.block_size
-    kept = math.ceil((spec.sliding_window - 1) / spec.block_size) if _KNOWN_SPECS[kind] else pages
+    sliding_tokens = spec.sliding_window if _KNOWN_SPECS[kind] else 0
+    kept = math.ceil((sliding_tokens - 1) / spec.block_size) if sliding_tokens else pages
     # A window that reaches beyond a block wants more than the last block's: then all blocks keep all pages.
-    window = _KNOWN_SPECS[kind] and kept <= pages
-    return Group(spec.block_size, max(1, min(kept, pages)), window, _KNOWN_SPECS[kind], tuple(group.layer_names))
+    window = sliding_tokens > 0 and kept <= pages
+    return Group(spec.block_size, max(1, min(kept, pages)), window, sliding_tokens, tuple(group.layer_names))
 
 
 @dataclass(frozen=True)

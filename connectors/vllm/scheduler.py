@@ -436,8 +436,8 @@ class SchedulerSide:
         if end <= first:
             return None
         # Of what an earlier step has filled, pages that a window has left may be others' by now, untold.
-        late = first < computed // self._layout.block_tokens and any(group.sliding for group in self._layout.groups)
-        pages = None if late else self._layout.pages_to_store(tracked.block_ids, first, end)
+        gone = self._layout.may_be_gone(first, computed)
+        pages = None if gone else self._layout.pages_to_store(tracked.block_ids, first, end)
         if pages is None:
             tracked.may_store = False  # nor can what follows be stored: its parent is missing
             return None

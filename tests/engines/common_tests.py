@@ -16,6 +16,15 @@ def test_prompts_come_back(engine, tokens):
     engine.assert_nothing_is_left()
 
 
+def test_answers_come_back(engine):
+    one = prompt(300, 4)
+    [first] = engine.ask([one], tokens=220)
+    engine.forget()
+    [second] = engine.ask([{"prompt_token_ids": one["prompt_token_ids"] + first.tokens}])
+    assert second.same_pages_tokens >= second.cached_tokens == expected_cached(520) == 512
+    engine.assert_nothing_is_left()
+
+
 def test_requests_at_the_same_time_share_a_prefix(engine):
     prompts = [prompt(1200 + 100 * i, i, shared=1024) for i in range(4)]
     cold = [engine.ask([one])[0] for one in prompts]

@@ -179,7 +179,7 @@ def test_an_engine_without_requests_goes_on_until_a_load_is_over(gpu):
 
 def test_where_layers_share_memory_loads_are_waited_for_at_once():
     def at_once(*groups, hash_tokens=64, **more):
-        layout = Layout(256, hash_tokens, tuple(Group(tokens, 4, False, False, ("l0",)) for tokens in groups))
+        layout = Layout(256, hash_tokens, tuple(Group(tokens, 4, False, 0, ("l0",)) for tokens in groups))
         return WorkerSide(Engine(layout, None, None), **more)._whole_loads
 
     assert not at_once(64)

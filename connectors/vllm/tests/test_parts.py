@@ -75,7 +75,7 @@ def test_gpt_oss_keeps_eight_pages_of_a_window():
 
 def test_a_window_beyond_a_block_keeps_all_pages_of_all_blocks():
     [only] = layout.plan([group(SlidingWindowSpec(block_size=16, sliding_window=1024), "a")], 16).groups
-    assert only.pages == 16 and not only.window and only.sliding
+    assert only.pages == 16 and not only.window and only.sliding_tokens == 1024
 
 
 def test_layers_of_an_unknown_kind_are_refused():

@@ -3,7 +3,7 @@
 import kvpool
 import pytest
 from kvpool._native import PageMover, PageNumbers
-from kvpool.vllm.layout import Group, Layout
+from kvpool.vllm.layout import KEY_BYTES, Group, Layout
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.work import Load, Step
 from kvpool.vllm.worker import WorkerSide
@@ -97,7 +97,7 @@ def test_requests_with_an_adapter_are_left_alone(world):
     world.scheduler.on_new_request(request)
     assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
     world.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
-    assert world.step(new=[(request, [list(range(1, 17))], 0, 1000)])[0].stores == []
+    assert world.step(new=[(request, [list(range(1, 17))], 0, 1000)], tokens=False)[0].stores == []
     assert world.engine.mover.stats()["stored_blocks"] == 0
 
 
@@ -230,21 +230,42 @@ def test_a_load_that_its_step_waits_for_is_started_before_the_others():
     def load(number, is_async):
         return Load(number, f"r{number}", None, 0, 1, PageNumbers([]), PageNumbers([]), 4, 0, is_async, -1)
 
-    layout = Layout(256, 64, (Group(64, 4, False, False, ("l0",)),))
+    layout = Layout(256, 64, (Group(64, 4, False, 0, ("l0",)),))
     WorkerSide(Engine(layout, None, Mover())).start_loads(Step(loads=[load(1, True), load(2, False)]))
     assert started == [2, 1]
 
 
-def test_what_windows_have_left_is_not_stored_later(tmp_path):
+@pytest.mark.parametrize("computed", [319, 320])
+def test_what_windows_have_left_is_not_stored_later(tmp_path, computed):
+    """vLLM frees a page of 64 tokens when the next one looks back at 128 others and none is in it."""
     world = World(tmp_path, sliding=True, recompute=False)
     request, pages = Request("a", 1000), [list(range(1, 17)), list(range(20, 36))]
     world.scheduler.on_new_request(request)
     world.scheduler.update_state_after_alloc(request, tuple(pages), 0)
     tracked = world.scheduler._tracked["a"]
-    world.step(new=[(request, pages, 0, 300)], tokens=False)
+    world.step(new=[(request, pages, 0, computed)], tokens=False)
     tracked.stored = 0  # as if the first block had not been stored in its step
-    assert world.step(cached=[(request, None, 300, 700)])[0].stores == []
-    assert not tracked.may_store
+    stores = world.step(cached=[(request, None, computed, 1000 - computed)], tokens=False)[0].stores
+    is_there = computed < 2 * 64 + 3 * 64
+    assert len(stores) == is_there and tracked.may_store == is_there
+    world.close()
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("late", [0, 1])
+def test_answers_are_stored(tmp_path, sliding, late):
+    """Also where a token is known a step after the next one was scheduled."""
+    world = World(tmp_path, sliding=sliding, recompute=False)
+    request, pages = Request("a", 1000), [list(range(1, 17)), list(range(20, 36))][: 1 + sliding]
+    hashes, request.block_hashes = request.block_hashes, request.block_hashes[: 500 // 64]
+    world.scheduler.on_new_request(request)
+    world.scheduler.update_state_after_alloc(request, tuple(pages), 0)
+    stored = world.step(new=[(request, pages, 0, 500)], tokens=False)[0].stores
+    for computed in range(500, 800):
+        request.block_hashes = hashes[: (computed + 1 - late) // 64]
+        stored += world.step(cached=[(request, None, computed, 1)], tokens=False)[0].stores
+    assert [len(store.keys) // KEY_BYTES for store in stored] == [1, 1, 1]
+    assert list(stored[2].pages) == pages[0][8:12] + (pages[1][10:12] if sliding else [])
     world.close()
 
 

@@ -50,11 +50,11 @@ class World:
             "pool": {"buffers": "8MiB", "staging": "4MiB"},
             "device": [file | devices] if devices else [{"kind": "memory", "size": "8MiB"}, file],
         })  # fmt: skip
-        groups = [Group(PAGE_TOKENS, 4, False, False, ("l0",))]
+        groups = [Group(PAGE_TOKENS, 4, False, 0, ("l0",))]
         if sliding:
-            groups.append(Group(PAGE_TOKENS, 2, True, True, ("l1",)))
+            groups.append(Group(PAGE_TOKENS, 2, True, 2 * PAGE_TOKENS + 1, ("l1",)))
         else:
-            groups[0] = Group(PAGE_TOKENS, 4, False, False, ("l0", "l1"))
+            groups[0] = Group(PAGE_TOKENS, 4, False, 0, ("l0", "l1"))
         layout = Layout(BLOCK_TOKENS, PAGE_TOKENS, tuple(groups))
         self.caches = [numpy.zeros((PAGES, PAGE_TOKENS, DIM), numpy.float32) for _ in range(LAYERS)]
         page_bytes = PAGE_TOKENS * DIM * 4
