@@ -19,6 +19,7 @@ try:
         KVConnectorBase_V1,
         KVConnectorMetadata,
         KVConnectorRole,
+        KVConnectorWorkerMetadata,
         SupportsHMA,
     )
     from vllm.forward_context import get_forward_context, is_forward_context_available
@@ -68,6 +69,16 @@ class Metadata(KVConnectorMetadata):
     def __init__(self, step: Step | None = None):
         """None where the pool is not used: vLLM may have to send it to other processes."""
         self.step = step
+
+
+class WorkerMetadata(KVConnectorWorkerMetadata):
+    """Goes with a step's output: which one that was."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
+        return self  # there is one worker
 
 
 class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
@@ -202,6 +213,9 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
         failed = self._worker.take_failed_requests() if self._worker is not None else set()
         return _TransferResults(finished_sending=set(), finished_recving=received or set(), failed_recving=failed)
 
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        return WorkerMetadata(self._step().number) if self._worker is not None else None
+
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_pages() if self._worker is not None else set()
 
@@ -230,7 +244,8 @@ class KVPoolConnector(KVConnectorBase_V1, SupportsHMA):
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is None:
             return
-        self._scheduler.step_ended()
+        if connector_output.kv_connector_worker_meta is not None:
+            self._scheduler.step_ended(connector_output.kv_connector_worker_meta.step)
         if self._vllm_scheduler is not None:
             engine = registry.find(self._engine_id)
             for request_id in engine.failed_requests & set(connector_output.finished_recving or ()):

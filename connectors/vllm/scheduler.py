@@ -85,7 +85,7 @@ class SchedulerSide:
         self._step = Step()
         self._roots: set[bytes] = set()  # all of them: which the pool has evicted it does not say
         self._model = prefill.PrefillModel()
-        self._steps: deque[tuple[float, int, float]] = deque(maxlen=4)  # began, tokens, pairs; not yet ended
+        self._steps: deque[tuple[int, float, int, float]] = deque(maxlen=4)  # number, began, tokens, pairs; not yet ended
         self._last_end = 0.0
         self._wait_until = 0.0  # in this step; 0: nothing has waited yet
         self._said: set[str] = set()
@@ -202,14 +202,17 @@ class SchedulerSide:
             raise RuntimeError(f"kvpool: pages are still being read after {_FENCE_S:.0f} s")
         step.computes = any(output.num_scheduled_tokens.values())
         self._plan_stores(output, step)
-        self._begin_step(output)
+        step.number = next(self._numbers)
+        self._begin_step(output, step)
         return step
 
-    def step_ended(self) -> None:
-        """The oldest step that was built and not ended yet has been computed."""
-        if not self._steps:
+    def step_ended(self, number: int) -> None:
+        """It has been computed, and so were those before it."""
+        while self._steps and self._steps[0][0] < number:
+            self._steps.popleft()
+        if not self._steps or self._steps[0][0] > number:
             return
-        began, tokens, pairs = self._steps.popleft()
+        _, began, tokens, pairs = self._steps.popleft()
         now = time.monotonic()
         if not self._engine.gpu_waits:
             self._model.observe(tokens, pairs, now - max(began, self._last_end))
@@ -464,7 +467,7 @@ class SchedulerSide:
 
     # ---- the engine's speed ----
 
-    def _begin_step(self, output: Any) -> None:
+    def _begin_step(self, output: Any, step: Step) -> None:
         contexts = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         contexts.update(zip(cached.req_ids, cached.num_computed_tokens))
@@ -474,5 +477,5 @@ class SchedulerSide:
             pairs += prefill.pairs_of(contexts.get(request_id, 0), scheduled)
         if tokens > 0:
             # 0 tokens are not observed.
-            self._steps.append((time.monotonic(), 0 if self._engine.gpu_waits else tokens, pairs))
+            self._steps.append((step.number, time.monotonic(), 0 if self._engine.gpu_waits else tokens, pairs))
             self._engine.gpu_waits = False

@@ -36,6 +36,7 @@ class Store:
 
 @dataclass
 class Step:
+    number: int = 0
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     pages: PageNumbers = field(default_factory=PageNumbers)  # that it may write: no store reads them any more

@@ -25,6 +25,11 @@ def test_answers_come_back(engine):
     engine.assert_nothing_is_left()
 
 
+def test_the_speed_of_prefill_is_learnt(engine):
+    engine.ask([prompt(700, 11)])
+    assert 0 < engine.scheduler_side._model.seconds(0, 700) < 60
+
+
 def test_requests_at_the_same_time_share_a_prefix(engine):
     prompts = [prompt(1200 + 100 * i, i, shared=1024) for i in range(4)]
     cold = [engine.ask([one])[0] for one in prompts]

@@ -7,7 +7,7 @@ from kvpool.vllm.layout import KEY_BYTES, Group, Layout
 from kvpool.vllm.registry import Engine
 from kvpool.vllm.work import Load, Step
 from kvpool.vllm.worker import WorkerSide
-from world import Request, World
+from world import Request, World, output
 
 
 def test_a_load_is_promised_once_and_comes(world):
@@ -267,6 +267,19 @@ def test_answers_are_stored(tmp_path, sliding, late):
     assert [len(store.keys) // KEY_BYTES for store in stored] == [1, 1, 1]
     assert list(stored[2].pages) == pages[0][8:12] + (pages[1][10:12] if sliding else [])
     world.close()
+
+
+def test_a_step_without_tokens_is_not_taken_for_a_prefill(world):
+    """vLLM schedules a step before the one before it has ended."""
+    request, pages = Request("a", 1000), [list(range(1, 17))]
+    world.scheduler.on_new_request(request)
+    empty, prefill, last = (world.scheduler.build_step(output(new=new)) for new in ((), [(request, pages, 0, 300)], ()))
+    world.scheduler.step_ended(empty.number)
+    assert not world.scheduler._model.known
+    world.scheduler.step_ended(prefill.number)
+    assert world.scheduler._model._moments.tokens == 300
+    world.scheduler.step_ended(last.number)
+    assert world.scheduler._model._moments.count == 1
 
 
 def test_all_can_be_forgotten(world):

@@ -41,6 +41,19 @@ class Words:
         return ("cleared",)
 
 
+def output(new=(), cached=(), preempted=()):
+    """vLLM's SchedulerOutput. new, cached: (request, pages of each group, computed, scheduled)."""
+    return SimpleNamespace(
+        scheduled_new_reqs=[
+            SimpleNamespace(req_id=r.request_id, block_ids=tuple(p), num_computed_tokens=c) for r, p, c, _ in new
+        ],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=[r.request_id for r, *_ in cached], new_block_ids=[p for _, p, *_ in cached],
+            num_computed_tokens=[c for _, _, c, _ in cached], resumed_req_ids=set()),
+        num_scheduled_tokens={r.request_id: n for r, _, _, n in (*new, *cached)},
+        preempted_req_ids=set(preempted))  # fmt: skip
+
+
 class World:
     def __init__(self, tmp_path, sliding=False, verify_first=False, devices=None, events=False, loads=True, stores=True,
                  **settings):  # fmt: skip
@@ -78,18 +91,8 @@ class World:
         self.pool.close()
 
     def step(self, new=(), cached=(), preempted=(), tokens=True, loads_late=False):
-        """new, cached: (request, pages of each group, computed, scheduled). loads_late: as vLLM 0.32 does. Returns (step,
-        finished requests)."""
-        output = SimpleNamespace(
-            scheduled_new_reqs=[
-                SimpleNamespace(req_id=r.request_id, block_ids=tuple(p), num_computed_tokens=c) for r, p, c, _ in new
-            ],
-            scheduled_cached_reqs=SimpleNamespace(
-                req_ids=[r.request_id for r, *_ in cached], new_block_ids=[p for _, p, *_ in cached],
-                num_computed_tokens=[c for _, _, c, _ in cached], resumed_req_ids=set()),
-            num_scheduled_tokens={r.request_id: n for r, _, _, n in (*new, *cached)},
-            preempted_req_ids=set(preempted))  # fmt: skip
-        step = self.scheduler.build_step(output)
+        """new, cached: as of output(). loads_late: as vLLM 0.32 does. Returns (step, finished requests)."""
+        step = self.scheduler.build_step(output(new, cached, preempted))
         self.worker.begin_step(step, None)
         if not loads_late:
             self.worker.start_loads(step)
@@ -99,7 +102,7 @@ class World:
             self.worker.start_loads(step)
         if tokens:
             self.worker.start_stores(step)
-        self.scheduler.step_ended()
+        self.scheduler.step_ended(step.number)
         return step, self.worker.take_finished() or set()
 
     def value(self, position, layer):
