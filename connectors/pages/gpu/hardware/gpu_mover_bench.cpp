@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/median.h"
@@ -18,6 +19,7 @@
 #include "probe/profile_file.h"
 #include "xfer/cuda/cuda_plugin.h"
 #include "xfer/cuda/plugin/cuda_handles.h"
+#include "xfer/cuda/plugin/hardware/test_kernels.h"
 
 namespace kvpool::pages {
 namespace {
@@ -95,6 +97,11 @@ class Bench {
                         kvpool_request request);
   [[nodiscard]] double store(double* gathered_s);
   [[nodiscard]] double load(kvpool_pin pin, uint32_t jobs);
+  struct BehindStep {
+    double launch_s;  // the engine's longest meanwhile
+    double load_s;    // from the step's end on
+  };
+  [[nodiscard]] BehindStep load_behind_step(kvpool_pin pin);
   void ended(uint64_t id, EventKind kind, uint32_t blocks);
   [[nodiscard]] double link(std::byte* pinned, uint64_t bytes, bool load) const;
   void fill_pages();
@@ -240,6 +247,44 @@ double Bench::load(kvpool_pin pin, uint32_t jobs) {
   return taken;
 }
 
+// All of it is given to the GPU while a step of an engine runs there, whose next launches must not wait for
+// that.
+Bench::BehindStep Bench::load_behind_step(kvpool_pin pin) {
+  constexpr double step_s = 0.3;
+  Stream stream;
+  kvpool::Event ended_step;
+  Pinned<uint32_t> open;
+  DeviceMemory word;
+  expect(make_stream(stream) && make_event(ended_step) && make_pinned(open, 1) && make_device_memory(word, 4),
+         "a step");
+  *open = 1;
+  expect(launch_gate(open.get(), stream.get()), "a step");
+  expect(cudaStreamSynchronize(stream.get()), "a step");  // a first launch waits
+  __atomic_store_n(open.get(), 0, __ATOMIC_RELEASE);
+  expect(launch_gate(open.get(), stream.get()), "a step");
+  expect(cudaEventRecord(ended_step.get(), stream.get()), "a step");
+  BehindStep made{};
+  const auto begin = Clock::now();
+  expect(mover_->load({.id = ++ids_,
+                       .pin = pin,
+                       .blocks = blocks_,
+                       .pages = pages_,
+                       .after = reinterpret_cast<uintptr_t>(ended_step.get())}) == KVPOOL_OK,
+         "a load was refused");
+  while (seconds_since(begin) < step_s) {
+    const auto launched = Clock::now();
+    expect(cudaMemsetAsync(word.get(), 0, 4, stream.get()), "a launch");
+    made.launch_s = std::max(made.launch_s, seconds_since(launched));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  __atomic_store_n(open.get(), 1, __ATOMIC_RELEASE);
+  const auto opened = Clock::now();
+  ended(ids_, EventKind::loaded, blocks_);
+  made.load_s = seconds_since(opened);
+  expect(cudaStreamSynchronize(stream.get()), "a step");
+  return made;
+}
+
 double Bench::link(std::byte* pinned, uint64_t bytes, bool load) const {
   const auto begin = Clock::now();
   expect(load ? cudaMemcpy(device_, pinned, bytes, cudaMemcpyHostToDevice)
@@ -275,7 +320,7 @@ void Bench::expect_pages() {
 
 void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
   constexpr uint64_t link_bytes = 1 << 30;
-  std::vector<double> links[2], rates[4], ratios[4], first_ms;
+  std::vector<double> links[2], rates[5], ratios[5], first_ms, launch_ms;
   const auto bytes = static_cast<double>(total_bytes_);
   for (uint32_t round = 0; round <= rounds; ++round) {
     fill_pages();
@@ -301,28 +346,38 @@ void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
            "a load was refused");
     ended(ids_, EventKind::loaded, 1);
     const double one_s = seconds_since(begin);
+    if (compared) {
+      expect_pages();
+      clear_pages();
+    }
+    const BehindStep behind = load_behind_step(pin);
     if (compared) expect_pages();
     ask(kvpool_unpin, {.pin = pin});
     ask(kvpool_delete, {.keys = keys_.data(), .blocks = 1});
     if (round == 0) continue;  // memory is touched for the first time
     links[0].push_back(load_link / 1e9);
     links[1].push_back(store_link / 1e9);
-    const std::array<double, 4> rate = {bytes / load_s, bytes / many_s, bytes / store_s, bytes / gathered_s};
+    const std::array<double, 5> rate = {bytes / load_s, bytes / many_s, bytes / behind.load_s,
+                                        bytes / store_s, bytes / gathered_s};
     for (size_t i = 0; i < rate.size(); ++i) {
       rates[i].push_back(rate[i] / 1e9);
-      ratios[i].push_back(rate[i] / (i < 2 ? load_link : store_link));
+      ratios[i].push_back(rate[i] / (i < 3 ? load_link : store_link));
     }
     first_ms.push_back(one_s * 1e3);
+    launch_ms.push_back(behind.launch_s * 1e3);
   }
-  const std::array<const char*, 4> names = {"load", "load, 8 jobs", "store", "store, gathered"};
+  const std::array<const char*, 5> names = {"load", "load, 8 jobs", "load, behind step", "store",
+                                            "store, gathered"};
   (void)std::printf("%s: %u blocks of %.0f MiB, link %.1f GB/s to the GPU, %.1f from it\n",
                     case_.name.c_str(), blocks_, static_cast<double>(block_bytes_) / (1 << 20),
                     median(links[0]), median(links[1]));
   for (size_t i = 0; i < names.size(); ++i) {
-    (void)std::printf("  %-16s %6.1f GB/s  %.3f of the link (%.3f to %.3f)\n", names[i], median(rates[i]),
+    (void)std::printf("  %-17s %6.1f GB/s  %.3f of the link (%.3f to %.3f)\n", names[i], median(rates[i]),
                       median(ratios[i]), std::ranges::min(ratios[i]), std::ranges::max(ratios[i]));
   }
-  (void)std::printf("  one block        %6.2f ms\n", median(first_ms));
+  (void)std::printf("  one block         %6.2f ms\n", median(first_ms));
+  (void)std::printf("  an engine's longest launch behind that step %.2f ms (up to %.2f)\n", median(launch_ms),
+                    std::ranges::max(launch_ms));
   (void)std::fflush(stdout);
 }
 
