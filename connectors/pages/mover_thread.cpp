@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <ranges>
 #include <unordered_map>
+#include <unordered_set>
+#include <utility>
 
 #include "connectors/pages/mover_work.h"
 
@@ -48,33 +51,36 @@ void PageMover::run() {
 // False when it is closing and nothing is under way.
 bool PageMover::take_orders() {
   std::vector<std::unique_ptr<Job>> orders;
-  std::vector<uint64_t> cancels;
-  std::vector<uint64_t> cuts;
+  std::vector<std::pair<uint64_t, Wish>> wishes;
   bool closing = false;
   {
     const std::lock_guard lock(mutex_);
     orders.swap(orders_);
-    cancels.swap(cancels_);
-    cuts.swap(cuts_);
-    pages_are_waited_for_ = waiting_for_pages_ > 0;
+    wishes.swap(wishes_);
     closing = closing_;
   }
   for (std::unique_ptr<Job>& job : orders) (job->is_load ? loads_ : stores_).push_back(std::move(job));
-  const auto has = [](const std::vector<uint64_t>& ids, const Job& job) {
-    return std::ranges::find(ids, job.id) != ids.end();
-  };
   for (auto* const jobs : {&loads_, &stores_}) {
     for (const std::unique_ptr<Job>& job : *jobs) {
+      const auto wants = [&](Wish wish) { return std::ranges::count(wishes, std::pair(job->id, wish)) > 0; };
+      job->hurried = job->hurried || wants(Wish::hurry);
+      const bool cancelled = closing || wants(Wish::cancel);
+      job->cancelled = job->cancelled || cancelled;
       const bool late = job->is_load && job->wants_more() && Clock::now() >= job->deadline;
-      if (closing || has(cancels, *job)) {
-        job->cancelled = true;
-        stop(*job);
-      } else if (late || has(cuts, *job)) {
-        stop(*job);
-      }
+      if (cancelled || late || wants(Wish::cut)) stop(*job);
     }
   }
+  if (!wishes.empty()) hurry_chains();
   return !closing || !loads_.empty() || !stores_.empty();
+}
+
+// What is before a hurried store in its chain.
+void PageMover::hurry_chains() {
+  std::unordered_set<uint64_t> chains;
+  for (const std::unique_ptr<Job>& job : stores_ | std::views::reverse) {
+    if (job->hurried) chains.insert(job->chain);
+    job->hurried = chains.contains(job->chain);
+  }
 }
 
 // No more units are started. None of what has no unit now will be complete.
@@ -153,22 +159,22 @@ void PageMover::start_units() {
   start_stores();
 }
 
-// Of a chain two units at most, or more where somebody waits for the pages: one is gathered while the one
-// before it is stored, as long as that leaves loads room.
+// Of a chain two units at most: one is gathered while the one before it is stored; more of one whose pages
+// somebody waits for. All that as long as it leaves loads room.
 void PageMover::start_stores() {
-  const uint32_t ahead = pages_are_waited_for_ ? units_max : 2;
   std::unordered_map<uint64_t, uint32_t> under_way;
   for (const std::unique_ptr<Unit>& unit : units_) {
     if (unit->job != nullptr && !unit->job->is_load && !unit->has_result) ++under_way[unit->job->chain];
   }
-  const auto most = [this, ahead] {
-    return free_units_.size() > units_max / 2 && free_slots_.size() > slot_count_ / 2 ? ahead : 1U;
+  const auto most = [this](const Job& job) {
+    const bool has_room = free_units_.size() > units_max / 2 && free_slots_.size() > slot_count_ / 2;
+    return !has_room ? 1 : job.hurried ? units_max : 2;
   };
   for (const std::unique_ptr<Job>& job : stores_) {
     if (free_units_.empty() || free_slots_.empty()) return;
     uint32_t& its = under_way[job->chain];
-    while (job->wants_more() && its < most() && start_unit(*job, 0)) ++its;
-    if (job->wants_more()) its = ahead;  // a later one of the chain waits for it
+    while (job->wants_more() && its < most(*job) && start_unit(*job, 0)) ++its;
+    if (job->wants_more()) its = units_max;  // a later one of the chain waits for it
   }
 }
 
@@ -361,14 +367,22 @@ void PageMover::tell_gathered(const Job& job) {
   changed_.notify_all();
 }
 
+// A store that has no memory waits for devices if they have some of stores', or nobody else has any.
 void PageMover::note_stalled() {
-  const bool stalled =
-      std::ranges::any_of(stores_, [](const std::unique_ptr<Job>& job) { return job->wants_more(); }) &&
-      std::ranges::none_of(stores_, [](const std::unique_ptr<Job>& job) { return job->gathering > 0; });
+  const auto is_with_device = [](const std::unique_ptr<Unit>& unit) {
+    return !unit->slots.empty() && (unit->job == nullptr || (!unit->job->is_load && unit->gathered));
+  };
+  const auto is_copied = [](const std::unique_ptr<Unit>& unit) { return unit->copies_out > 0; };
+  const bool by_devices =
+      std::ranges::any_of(units_, is_with_device) || std::ranges::none_of(units_, is_copied);
+  bool changed = false;
   const std::lock_guard lock(mutex_);
-  if (stalled_ == stalled) return;
-  stalled_ = stalled;
-  changed_.notify_all();
+  for (const std::unique_ptr<Job>& job : stores_) {
+    const bool stalled = by_devices && job->wants_more() && job->gathering == 0;
+    changed = changed || job->stalled != stalled;
+    job->stalled = stalled;
+  }
+  if (changed) changed_.notify_all();
 }
 
 void PageMover::sleep() {

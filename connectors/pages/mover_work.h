@@ -16,7 +16,7 @@ namespace kvpool::pages {
 inline constexpr uint32_t units_max = 16;
 inline constexpr uint32_t unit_blocks_most = 8;
 
-// A store or a load. Owned by the orders, then by the thread.
+// A store or a load. Owned by the orders, then by the thread. `stalled` is guarded by the mutex.
 struct PageMover::Job {
   bool is_load = false;
   uint64_t id = 0;
@@ -44,6 +44,8 @@ struct PageMover::Job {
   uint32_t good = 0;         // no block from here on will be complete
   uint32_t units_out = 0;
   uint32_t gathering = 0;  // of those, that still read pages
+  bool hurried = false;    // somebody waits for its pages, or for those of one behind it in its chain
+  bool stalled = false;    // it wants more, reads nothing now, and waits for a device
   bool stopped = false;    // no more units
   bool cancelled = false;
   bool gathered = false;  // and told

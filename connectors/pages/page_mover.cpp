@@ -214,7 +214,7 @@ void PageMover::cancel(uint64_t id) {
   {
     const std::lock_guard lock(mutex_);
     if (!under_way_.contains(id)) return;
-    cancels_.push_back(id);
+    wishes_.emplace_back(id, Wish::cancel);
   }
   signal(wake_fd_);
 }
@@ -241,25 +241,32 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
   };
   const auto unread = [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); };
   if (unread()) return true;
-  ++waiting_for_pages_;
-  signal(wake_fd_);
-  for (bool is_worth_it = true; is_worth_it && !unread();) {
-    const bool stalled = stalled_;
-    const auto began = Clock::now();
-    const auto limit = stalled ? std::min(until, began + device_patience_.left(began)) : copied_by;
-    is_worth_it = changed_.wait_until(lock, limit, [&] { return unread() || stalled_ != stalled; });
-    if (stalled) device_patience_.spend(Clock::now() - began);
+  const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
+  std::vector<uint64_t> reading;
+  for (const auto& [id, job] : gathering_) {
+    if (std::ranges::none_of(job->pages, [&](int32_t page) { return wanted.contains(page); })) continue;
+    reading.push_back(id);
+    wishes_.emplace_back(id, Wish::hurry);
+    job->stalled = false;  // until the thread has done what it can
   }
-  --waiting_for_pages_;
+  signal(wake_fd_);
+  const auto stalled = [&] {
+    return std::ranges::all_of(reading, [&](uint64_t id) {
+      const auto job = gathering_.find(id);
+      return job == gathering_.end() || job->second->stalled;
+    });
+  };
+  for (bool is_worth_it = true; is_worth_it && !unread();) {
+    const bool by_devices = stalled();
+    const auto began = Clock::now();
+    const auto limit = by_devices ? std::min(until, began + device_patience_.left(began)) : copied_by;
+    is_worth_it = changed_.wait_until(lock, limit, [&] { return unread() || stalled() != by_devices; });
+    if (by_devices) device_patience_.spend(Clock::now() - began);
+  }
   if (unread()) return true;
   if (Clock::now() >= until) return false;
   // A cache may forget; who waits for the pages may not.
-  const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
-  for (const auto& [id, job] : gathering_) {
-    if (std::ranges::any_of(job->pages, [&](int32_t page) { return wanted.contains(page); })) {
-      cuts_.push_back(id);
-    }
-  }
+  for (const uint64_t id : reading) wishes_.emplace_back(id, Wish::cut);
   signal(wake_fd_);
   return changed_.wait_until(lock, until, unread);
 }
@@ -268,7 +275,7 @@ bool PageMover::cancel_stores(uint64_t timeout_us) {
   std::unique_lock lock(mutex_);
   const auto is_store = [](const auto& job) { return !job.second; };
   for (const auto& job : under_way_) {
-    if (is_store(job)) cancels_.push_back(job.first);
+    if (is_store(job)) wishes_.emplace_back(job.first, Wish::cancel);
   }
   signal(wake_fd_);
   return changed_.wait_until(lock, after(timeout_us),

@@ -29,6 +29,7 @@
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "connectors/pages/allowance.h"
@@ -118,9 +119,9 @@ class PageMover {
   // Until that store reads its pages no more; false at the time limit.
   [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
   // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
-  // the last one: no page. A store that has not read them is cut short, to the blocks that were begun: after
-  // patience_us, which is for the engine's step to end and the copies behind it; and where it waits for
-  // memory that devices hold, when a hundredth of the time has gone into that, 0.1 s at once.
+  // the last one: no page. Stores that read them now hurry, and are cut short, to the blocks that
+  // were begun, if they take too long: patience_us, which is for the engine's step to end and the copies
+  // behind it; where they all wait for memory that devices hold, a hundredth of the time, and 0.1 s at once.
   static constexpr uint64_t patience_us = 3'000'000;
   [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
   // Cancels all stores and waits for their end; false at the time limit.
@@ -138,6 +139,7 @@ class PageMover {
 
  private:
   struct Unit;
+  enum class Wish : uint8_t { hurry, cut, cancel };
 
   explicit PageMover(MoverOptions options);
   [[nodiscard]] kvpool_status prepare(kvpool_error* error);
@@ -149,6 +151,7 @@ class PageMover {
   // The thread's.
   void run();
   [[nodiscard]] bool take_orders();
+  void hurry_chains();
   void stop(Job& job);
   void take_completions();
   void finish(Unit& unit, const kvpool_completion& result);
@@ -202,7 +205,6 @@ class PageMover {
   std::vector<std::unique_ptr<Unit>> units_;  // by user_data; made once
   std::vector<uint32_t> free_units_;
   uint64_t units_started_ = 0;
-  bool pages_are_waited_for_ = false;
   std::chrono::steady_clock::time_point refused_until_;  // by the pool, which was busy
   std::vector<CopyPart> parts_;
   std::deque<std::unique_ptr<Job>> loads_;
@@ -212,13 +214,10 @@ class PageMover {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Job>> orders_;
-  std::vector<uint64_t> cancels_;
-  std::vector<uint64_t> cuts_;
+  std::vector<std::pair<uint64_t, Wish>> wishes_;  // of jobs
   std::deque<Event> events_;
-  std::unordered_map<uint64_t, const Job*> gathering_;  // stores that still read their pages
-  std::vector<uint32_t> readers_;                       // [pages] stores that still read it
-  uint32_t waiting_for_pages_ = 0;
-  bool stalled_ = false;  // stores wait for memory, and none that has some reads pages
+  std::unordered_map<uint64_t, Job*> gathering_;  // stores that still read their pages
+  std::vector<uint32_t> readers_;                 // [pages] stores that still read it
   Allowance device_patience_{std::chrono::milliseconds(100), std::chrono::steady_clock::now()};
   std::unordered_map<uint64_t, bool> under_way_;  // whether it is a load
   MoverStats stats_;
