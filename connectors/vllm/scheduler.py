@@ -99,6 +99,9 @@ class SchedulerSide:
         if getattr(request, "lora_request", None) is not None:
             self._say_once("vLLM's hashes name its LoRA adapter, but not the adapter's weights")
             tracked.may_load = tracked.may_store = False
+        if getattr(request, "resumable", False):
+            self._say_once("a session of streaming input may keep hashes of tokens that vLLM has dropped")
+            tracked.may_load = tracked.may_store = False
         if getattr(request, "skip_reading_prefix_cache", False):
             tracked.may_load = False
         self._tracked[request.request_id] = tracked

@@ -92,13 +92,14 @@ def test_pages_that_vllm_has_computed_already_are_waited_for_by_nobody(world):
     assert list(step.pages) == list(range(6, 12))
 
 
-def test_requests_with_an_adapter_are_left_alone(world):
-    request = Request("a", 1000, lora_request=object())
+@pytest.mark.parametrize("kind", [{"lora_request": object()}, {"resumable": True}])
+def test_requests_with_an_adapter_and_sessions_are_left_alone(world, kind):
+    world.store(Request("a", 1000), [list(range(1, 17))])
+    request = Request("b", 1000, **kind)
     world.scheduler.on_new_request(request)
     assert world.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
-    world.scheduler.update_state_after_alloc(request, (list(range(1, 17)),), 0)
-    assert world.step(new=[(request, [list(range(1, 17))], 0, 1000)], tokens=False)[0].stores == []
-    assert world.engine.mover.stats()["stored_blocks"] == 0
+    world.store(Request("c", 1000, salt=1, **kind), [list(range(1, 17))])
+    assert world.engine.mover.stats()["stored_blocks"] == 3, "of the first"
 
 
 def test_prompts_whose_logprobs_are_wanted_are_computed(world):
@@ -280,6 +281,16 @@ def test_a_step_without_tokens_is_not_taken_for_a_prefill(world):
     assert world.scheduler._model._moments.tokens == 300
     world.scheduler.step_ended(last.number)
     assert world.scheduler._model._moments.count == 1
+
+
+def test_a_step_that_never_ends_is_not_taken_for_the_next(world):
+    request, other = Request("a", 1000), Request("b", 1000, salt=1)
+    for one in (request, other):
+        world.scheduler.on_new_request(one)
+    world.scheduler.build_step(output(new=[(request, [list(range(1, 17))], 0, 300)]))
+    step = world.scheduler.build_step(output(new=[(other, [list(range(20, 36))], 0, 200)]))
+    world.scheduler.step_ended(step.number)
+    assert world.scheduler._model._moments.tokens == 200
 
 
 def test_all_can_be_forgotten(world):
