@@ -4,9 +4,9 @@
 #pragma once
 
 #define XXH_INLINE_ALL
-// So far ahead of what is summed memory is asked for: a page, beyond which a processor's own prefetching does
-// not go.
-#define XXH_PREFETCH_DIST 4096
+// So far ahead of what is summed memory is asked for. A processor does that itself within a page
+// (docs/benchmarks.md, "First token on a GPU").
+#define XXH_PREFETCH_DIST 8192
 #include <xxhash.h>
 
 #include <cstddef>

@@ -12,11 +12,11 @@
 namespace kvpool {
 namespace {
 
-// The sum brings it into the first-level cache, the copy finds it there, and brings what the sum wants after
-// the next one: so memory is read while it is written. In pieces of 64 KiB, one after the other, both
-// together took 1.4 to 1.9 times as long.
+// The sum brings it into the first-level cache, the copy finds it there, and both ask for what the sum will
+// want: so memory is read while it is written. In pieces of 64 KiB, one after the other, both together took
+// 1.4 to 1.9 times as long.
 constexpr size_t piece_bytes = 2 * 1024;
-constexpr size_t ahead_bytes = 2 * piece_bytes;
+constexpr size_t ahead_bytes = XXH_PREFETCH_DIST;
 // From here on stores go past the cache: the destination's old lines are then not read first, which saves a
 // third of the memory traffic.
 constexpr size_t streaming_bytes_min = 128 * 1024;
