@@ -97,6 +97,7 @@ class Bench {
                         kvpool_request request);
   [[nodiscard]] double store(double* gathered_s);
   [[nodiscard]] double load(kvpool_pin pin, uint32_t jobs);
+  [[nodiscard]] double load_one(kvpool_pin pin);
   struct BehindStep {
     double launch_s;  // the engine's longest meanwhile
     double load_s;    // from the step's end on
@@ -247,6 +248,17 @@ double Bench::load(kvpool_pin pin, uint32_t jobs) {
   return taken;
 }
 
+double Bench::load_one(kvpool_pin pin) {
+  const auto begin = Clock::now();
+  expect(
+      mover_->load(
+          {.id = ++ids_, .pin = pin, .blocks = 1, .pages = {pages_.begin(), pages_.begin() + block_pages}}) ==
+          KVPOOL_OK,
+      "a load was refused");
+  ended(ids_, EventKind::loaded, 1);
+  return seconds_since(begin);
+}
+
 // All of it is given to the GPU while a step of an engine runs there, whose next launches must not wait for
 // that.
 Bench::BehindStep Bench::load_behind_step(kvpool_pin pin) {
@@ -338,14 +350,7 @@ void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
       clear_pages();
     }
     const double many_s = load(pin, 8);
-    const auto begin = Clock::now();
-    expect(mover_->load({.id = ++ids_,
-                         .pin = pin,
-                         .blocks = 1,
-                         .pages = {pages_.begin(), pages_.begin() + block_pages}}) == KVPOOL_OK,
-           "a load was refused");
-    ended(ids_, EventKind::loaded, 1);
-    const double one_s = seconds_since(begin);
+    const double one_s = load_one(pin);
     if (compared) {
       expect_pages();
       clear_pages();
