@@ -41,7 +41,8 @@ def parse_arguments(arguments):
 
 def print_tables(results):
     if results.cases:
-        print(table.terminal_runs(results.cases), end="\n\n")
+        print(table.terminal_runs(results.cases))
+        print(table.RUN_NOTE, end="\n\n")
     rows = table.replay(results.replay)
     if rows:
         print(table.plain(("replay", "figure"), rows), end="\n\n")

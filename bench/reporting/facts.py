@@ -50,7 +50,7 @@ def headline(results):
     if ours.fraction_of_limit is not None:
         words.append(f", {form.percent(ours.fraction_of_limit)} of what the devices deliver together")
     if ours.ttft_s is not None:
-        words.append(f"; the first token was there after {form.seconds(ours.ttft_s)}")
+        words.append(f"; with the prefill of a question the first token comes after {form.seconds(ours.ttft_s)}")
     today = case.run(TODAY)
     against = compare(ours, today, lambda run: run.ttft_s, f"today's way ({TODAY})") if today else ""
     return "".join(words) + (f", {against}" if against else "") + "."

@@ -157,7 +157,7 @@ def sections(results):
     yield section("Replay of a trace", facts.replay(results.replay), "", hits and f'<figure class="wide">{hits}</figure>',
                   latency and f'<figure class="wide"><h3>Latency of requests, logarithmic</h3>{latency}</figure>',
                   html_table(*table.latency(spans)), html_table(("replay", "figure"), table.replay(results.replay)))
-    yield section("All figures", "", "TTFT: time to first token. Loading: median repeat. Bytes in decimal units. "
+    yield section("All figures", "", table.RUN_NOTE + " Loading: median repeat. Bytes in decimal units. "
                   "CPU: user and kernel, all threads. In I/O calls: time inside I/O system calls, waits included, over all "
                   "threads. Device time: in which a storage device had something to do.", run_table(cases))
     yield section("Devices", "", "Each alone, then reading while all others read.",

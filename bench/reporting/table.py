@@ -3,6 +3,8 @@
 from . import form
 from .data import OURS
 
+RUN_NOTE = ("TTFT: what was loaded here, and the prefill of a question as an H100 takes it (34 ms or more, docs/benchmarks.md). "
+            "GB/s, limit and of limit are medians, each of its own.")
 RUN_COLUMNS = ("model", "tokens", "at once", "system", "TTFT", "loading", "min \u2013 max", "GB/s", "limit",
                "of limit", "CPU", "kernel CPU", "in I/O calls", "I/O calls", "device time", "spilled", "wrong")
 TERMINAL_COLUMNS = tuple(RUN_COLUMNS.index(name) for name in
