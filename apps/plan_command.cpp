@@ -124,10 +124,11 @@ Result<Inputs> gather(const PlanOptions& options, const Config& config) {
   for (size_t i = 0; i < config.devices.size(); ++i) {
     add_device(config.devices[i], *given, stored ? &stored->devices[i] : nullptr, in_place, inputs);
     if (inputs.sources.back() != "none" || config.placement == PlacementRule::equal) continue;
+    const std::string probe =
+        config.file.empty() ? "" : fmt::format("run `kvpool probe --config {}`, or ", config.file);
     return fail(Errc::invalid_argument,
-                fmt::format("no bandwidth of device '{0}' is known: run `kvpool probe`, or give "
-                            "--bandwidth {0}=2GB/s",
-                            config.devices[i].name));
+                fmt::format("no bandwidth of device '{0}' is known: {1}give --bandwidth {0}=2GB/s",
+                            config.devices[i].name, probe));
   }
   return inputs;
 }

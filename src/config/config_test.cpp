@@ -228,6 +228,14 @@ TEST(Config, EachErrorNamesFileLineKeyAndWhatIsAllowed) {
   }
 }
 
+TEST(Config, SizesWithoutQuotesAreExplained) {
+  for (const std::string text : {"x = 4GiB", "x = 1.5GiB", "x = 55GB/s", "x = 2ms"}) {
+    EXPECT_TRUE(error_of(text).ends_with("; sizes, rates and times stand in quotes: \"4GiB\""))
+        << error_of(text);
+  }
+  EXPECT_EQ(error_of("x = [").find("quotes"), std::string::npos);
+}
+
 TEST(Config, DevicesThatCannotBeAreRefused) {
   const std::vector<Case> cases = {
       {"[[device]]\nsize = \"1MiB\"\n",

@@ -168,9 +168,11 @@ Result<Config> parse_config(std::string_view toml_text, const std::string& file_
   }
   const toml::parse_result parsed = toml::parse(toml_text, std::string_view(file_name));
   if (!parsed) {
+    const std::string_view why = parsed.error().description();
+    const bool number = why.find("parsing decimal") != why.npos || why.find("parsing floating") != why.npos;
     return fail(Errc::invalid_argument,
-                fmt::format("{}:{}: not TOML: {}", file_name, parsed.error().source().begin.line,
-                            parsed.error().description()));
+                fmt::format("{}:{}: not TOML: {}{}", file_name, parsed.error().source().begin.line, why,
+                            number ? "; sizes, rates and times stand in quotes: \"4GiB\"" : ""));
   }
   Config config;
   config.file = file_name;
