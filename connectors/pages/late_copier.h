@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -34,6 +36,7 @@ struct Late {
     std::map<uint32_t, uint64_t> loaded;  // before it
   };
 
+  std::atomic<uint64_t> poll_us = 0;  // poll() takes so long
   std::mutex mutex;
   std::condition_variable changed;
   // Guarded by the mutex.
@@ -114,6 +117,7 @@ class LateCopier final : public PageCopier {
     return late_->good_left > 0;
   }
   [[nodiscard]] size_t poll(std::span<CopyEnd> out) override {
+    std::this_thread::sleep_for(std::chrono::microseconds(late_->poll_us));
     const std::lock_guard lock(late_->mutex);
     size_t taken = 0;
     for (; taken < out.size() && !ends_.empty(); ++taken) {

@@ -13,6 +13,8 @@
 
 namespace kvpool::pages {
 
+inline constexpr uint64_t moment_us = 20'000;
+
 class LateMoverTest : public PageMoverTest {
  protected:
   void start_late(const std::string& text, bool windows = false, uint64_t seed = 1) {

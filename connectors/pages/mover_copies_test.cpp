@@ -1,7 +1,6 @@
 // PageMover with a copier that completes late.
 
 #include <array>
-#include <atomic>
 #include <string>
 #include <thread>
 
@@ -10,24 +9,10 @@
 namespace kvpool::pages {
 namespace {
 
-constexpr uint64_t moment_us = 20'000;
-
 class MoverCopies : public LateMoverTest {
  protected:
   [[nodiscard]] bool is_untouched() {
     return std::ranges::all_of(engine_->page(0, 0), [](std::byte byte) { return byte == std::byte{0xcc}; });
-  }
-  static std::vector<uint64_t> range(uint64_t first, uint64_t count) {
-    std::vector<uint64_t> made;
-    for (uint64_t i = 0; i < count; ++i) made.push_back(first + i);
-    return made;
-  }
-  // Blocks with these keys, all of the same page.
-  StoreJob one_page_job(uint64_t chain, const std::vector<uint64_t>& keys, int32_t page, uint64_t after = 0) {
-    StoreJob job{.id = ++ids_, .chain = chain, .keys = {}, .pages = {}, .after = after};
-    for (const uint64_t number : keys) job.keys.push_back(key(number));
-    job.pages.assign(keys.size() * full_pages, page);
-    return job;
   }
   // Of 12 blocks, after event 9 and in three parts; none of its batches ends, and so many are taken on.
   uint64_t begin_held_load(size_t batches_max) {
@@ -149,94 +134,6 @@ TEST_F(MoverCopies, AStoreReadsItsPagesUntilTheyAre) {
   engine_->clear();
   EXPECT_EQ(ended(id, EventKind::stored), 12U);
   expect_loads(1, 12);
-}
-
-// Whoever waits for pages has a store cut short after a while, but gets them when the copies have ended.
-TEST_F(MoverCopies, PagesAreUnreadWhenTheyHaveEnded) {
-  start_late(toml({"memory"}));
-  late_->hold(Late::to_segments, true);
-  const uint64_t id = begin_store(1, 12);
-  const std::vector<int32_t> page = {3};
-  EXPECT_FALSE(mover_->wait_unread(page, PageMover::patience_us + moment_us));
-  late_->hold(Late::to_segments, false);
-  EXPECT_TRUE(mover_->wait_unread(page, patience_us));
-  const uint32_t begun = ended(id, EventKind::stored);
-  EXPECT_GT(begun, 0U);
-  EXPECT_LT(begun, 12U);
-  expect_loads(1, begun);
-}
-
-// A step takes longer than anybody waits for a device.
-TEST_F(MoverCopies, AStoreIsNotCutShortForItsEvent) {
-  start_late(toml({"memory"}));
-  const uint64_t id = begin_store(1, 12, false, 5);
-  std::thread step([this] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    late_->come(5);
-  });
-  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  step.join();
-  EXPECT_EQ(ended(id, EventKind::stored), 12U);
-}
-
-TEST_F(MoverCopies, AStoreIsNotCutShortForLoadsThatWaitForTheEngine) {
-  start_late(toml({"memory"}));
-  EXPECT_EQ(store(1, 30), 30U);
-  const uint64_t load = begin_load(pin(1, 30), pages_for(30, 7, true), 0, 7);
-  ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 2));
-  const uint64_t id = begin_store(101, 12);
-  std::thread step([this] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    late_->come(7);
-  });
-  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  step.join();
-  EXPECT_EQ(ended(id, EventKind::stored), 12U);
-  EXPECT_EQ(ended(load, EventKind::loaded), 30U);
-}
-
-// Another store has memory, and waits for its event.
-TEST_F(MoverCopies, AnothersEventIsNotWaitedFor) {
-  start_late(toml({"file"}, "", "limit_write = \"1MB/s\""));
-  const uint64_t id = begin_store(1, 40);
-  std::this_thread::sleep_for(std::chrono::microseconds(moment_us));
-  ASSERT_EQ(mover_->store(one_page_job(3, {900}, 60, 5)), KVPOOL_OK);
-  ASSERT_TRUE(late_->wait_waiting(Late::to_segments, 1));
-  const auto begin = std::chrono::steady_clock::now();
-  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
-  late_->come(5);
-  EXPECT_LT(ended(id, EventKind::stored), 40U);
-  EXPECT_EQ(ended(ids_, EventKind::stored), 1U) << "nobody wanted its pages";
-}
-
-// As many as memory has room for, and not two units at a time.
-TEST_F(MoverCopies, ThoseThatAreWaitedForHurry) {
-  start_late(toml({"file"}, "", "limit_write = \"1MB/s\""));
-  use_late(10 << 20);
-  ASSERT_EQ(mover_->store(one_page_job(2, range(500, 100), 1)), KVPOOL_OK);
-  const uint64_t other = ids_;
-  std::this_thread::sleep_for(std::chrono::microseconds(moment_us));
-  StoreJob first = one_page_job(3, range(900, 8), 30);
-  StoreJob second = one_page_job(3, range(908, 12), 60);
-  second.has_parent = true;
-  second.parent = key(907);
-  ASSERT_EQ(mover_->store(first), KVPOOL_OK);
-  ASSERT_EQ(mover_->store(second), KVPOOL_OK);
-  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{60}, patience_us));
-  mover_->cancel(other);
-  EXPECT_EQ(ended(first.id, EventKind::stored), 8U) << "what it follows";
-  EXPECT_EQ(ended(second.id, EventKind::stored), 12U);
-}
-
-TEST_F(MoverCopies, OnlyStoresThatReadTheWantedPagesAreCutShort) {
-  start_late(toml({"file"}, "", "limit_write = \"5MB/s\""));
-  const uint64_t id = begin_store(1, 12);
-  ASSERT_EQ(mover_->store(one_page_job(2, range(500, 12), 1)), KVPOOL_OK);
-  std::this_thread::sleep_for(std::chrono::microseconds(moment_us));
-  EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  EXPECT_LT(ended(id, EventKind::stored), 12U);
-  EXPECT_EQ(ended(ids_, EventKind::stored), 12U);
 }
 
 TEST_F(MoverCopies, ACancelledJobEndsWhenTheyHaveEnded) {

@@ -60,14 +60,18 @@ bool PageMover::take_orders() {
     closing = closing_;
   }
   for (std::unique_ptr<Job>& job : orders) (job->is_load ? loads_ : stores_).push_back(std::move(job));
+  std::unordered_multimap<uint64_t, Wish> wished(wishes.begin(), wishes.end());
   for (auto* const jobs : {&loads_, &stores_}) {
     for (const std::unique_ptr<Job>& job : *jobs) {
-      const auto wants = [&](Wish wish) { return std::ranges::count(wishes, std::pair(job->id, wish)) > 0; };
-      job->hurried = job->hurried || wants(Wish::hurry);
-      const bool cancelled = closing || wants(Wish::cancel);
+      bool ends = job->is_load && job->wants_more() && Clock::now() >= job->deadline;
+      bool cancelled = closing;
+      for (auto [wish, last] = wished.equal_range(job->id); wish != last; ++wish) {
+        job->hurried = job->hurried || wish->second == Wish::hurry;
+        cancelled = cancelled || wish->second == Wish::cancel;
+        ends = ends || wish->second == Wish::cut;
+      }
       job->cancelled = job->cancelled || cancelled;
-      const bool late = job->is_load && job->wants_more() && Clock::now() >= job->deadline;
-      if (cancelled || late || wants(Wish::cut)) stop(*job);
+      if (cancelled || ends) stop(*job);
     }
   }
   if (!wishes.empty()) hurry_chains();
@@ -367,18 +371,22 @@ void PageMover::tell_gathered(const Job& job) {
   changed_.notify_all();
 }
 
-// A store that has no memory waits for devices if they have some of stores', or nobody else has any.
+// A store that has no memory waits for devices if they have some of stores', or nobody else has any; and not
+// while one before it in its chain is read.
 void PageMover::note_stalled() {
-  const auto is_with_device = [](const std::unique_ptr<Unit>& unit) {
-    return !unit->slots.empty() && (unit->job == nullptr || (!unit->job->is_load && unit->gathered));
+  const auto is_stored = [](const std::unique_ptr<Unit>& unit) {
+    return unit->job != nullptr && !unit->job->is_load && unit->gathered;
   };
   const auto is_copied = [](const std::unique_ptr<Unit>& unit) { return unit->copies_out > 0; };
-  const bool by_devices =
-      std::ranges::any_of(units_, is_with_device) || std::ranges::none_of(units_, is_copied);
+  const bool by_devices = std::ranges::any_of(units_, is_stored) || std::ranges::none_of(units_, is_copied);
+  std::unordered_set<uint64_t> read_chains;
   bool changed = false;
   const std::lock_guard lock(mutex_);
   for (const std::unique_ptr<Job>& job : stores_) {
-    const bool stalled = by_devices && job->wants_more() && job->gathering == 0;
+    if (job->gathering > 0) read_chains.insert(job->chain);
+    // A wish may be to hurry.
+    const bool stalled =
+        by_devices && job->wants_more() && wishes_.empty() && !read_chains.contains(job->chain);
     changed = changed || job->stalled != stalled;
     job->stalled = stalled;
   }

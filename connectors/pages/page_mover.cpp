@@ -242,12 +242,18 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
   const auto unread = [&] { return gathering_.empty() || std::ranges::none_of(pages, is_read); };
   if (unread()) return true;
   const std::unordered_set<int32_t> wanted(pages.begin(), pages.end());
-  std::vector<uint64_t> reading;
-  for (const auto& [id, job] : gathering_) {
-    if (std::ranges::none_of(job->pages, [&](int32_t page) { return wanted.contains(page); })) continue;
-    reading.push_back(id);
+  const auto find_reading = [&] {
+    std::vector<uint64_t> found;
+    for (const auto& [id, job] : gathering_) {
+      const auto is_wanted = [&](int32_t page) { return wanted.contains(page); };
+      if (std::ranges::any_of(job->pages, is_wanted)) found.push_back(id);
+    }
+    return found;
+  };
+  const std::vector<uint64_t> reading = find_reading();
+  for (const uint64_t id : reading) {
     wishes_.emplace_back(id, Wish::hurry);
-    job->stalled = false;  // until the thread has done what it can
+    gathering_[id]->stalled = false;  // until the thread has done what it can
   }
   signal(wake_fd_);
   const auto stalled = [&] {
@@ -266,7 +272,7 @@ bool PageMover::wait_unread(std::span<const int32_t> pages, uint64_t timeout_us)
   if (unread()) return true;
   if (Clock::now() >= until) return false;
   // A cache may forget; who waits for the pages may not.
-  for (const uint64_t id : reading) wishes_.emplace_back(id, Wish::cut);
+  for (const uint64_t id : find_reading()) wishes_.emplace_back(id, Wish::cut);
   signal(wake_fd_);
   return changed_.wait_until(lock, until, unread);
 }

@@ -83,7 +83,7 @@ TEST_F(PageMoverTest, StoresOfAChainFollowEachOther) {
 }
 
 TEST_F(PageMoverTest, APageMayBeReusedWhenNoStoreReadsIt) {
-  start(toml({"file"}, "", "limit_write = \"20MB/s\""));
+  start(toml({"file"}, "", "limit_write = \"80MB/s\""));
   mover_ = nullptr;
   mover_ = open_mover(layers * full_pages * 8192 + (1 << 16));  // a block at a time
   const auto numbers = pages_for(8, 3, false);

@@ -70,8 +70,9 @@ class Tracked:
 
 class SchedulerSide:
     def __init__(self, engine: Engine, settings: Settings, pool: kvpool.Pool, must_verify_first: bool,
-                 announced: Announced | None = None, loads: bool = True, stores: bool = True):  # fmt: skip
-        """must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
+                 announced: Announced | None = None, loads: bool = True, stores: bool = True,
+                 hashes_stay: bool = False):  # fmt: skip
+        """hashes_stay: of tokens that vLLM drops from a session, in its own cache too. must_verify_first: vLLM cannot recompute a load that fails, so only what cannot fail is promised.
         announced: where somebody wants KV events."""
         self._engine = engine
         self._layout = engine.layout
@@ -80,6 +81,7 @@ class SchedulerSide:
         self._must_verify_first = must_verify_first
         self._announced = announced
         self._may_load, self._may_store = loads, stores
+        self._hashes_stay = hashes_stay
         self._tracked: dict[str, Tracked] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
@@ -102,6 +104,11 @@ class SchedulerSide:
         if getattr(request, "resumable", False):
             self._say_once("a session of streaming input may keep hashes of tokens that vLLM has dropped")
             tracked.may_load = tracked.may_store = False
+            if self._hashes_stay and self._may_store:
+                log.warning("kvpool: nothing is stored any more: this vLLM's own cache keeps such hashes")
+                self._may_store = False
+                for other in self._tracked.values():
+                    other.may_store = False
         if getattr(request, "skip_reading_prefix_cache", False):
             tracked.may_load = False
         self._tracked[request.request_id] = tracked

@@ -102,6 +102,19 @@ def test_requests_with_an_adapter_and_sessions_are_left_alone(world, kind):
     assert world.engine.mover.stats()["stored_blocks"] == 3, "of the first"
 
 
+@pytest.mark.parametrize("hashes_stay", [False, True])
+def test_after_a_session_nothing_is_stored_where_its_hashes_stay(tmp_path, hashes_stay):
+    world = World(tmp_path, recompute=False, hashes_stay=hashes_stay)
+    early, pages = Request("a", 1000), [list(range(1, 17))]
+    world.scheduler.on_new_request(early)
+    world.scheduler.on_new_request(Request("b", 1000, salt=1, resumable=True))
+    world.scheduler.update_state_after_alloc(early, tuple(pages), 0)
+    world.step(new=[(early, pages, 0, 1000)])
+    world.store(Request("c", 1000, salt=2), pages)
+    assert world.engine.mover.stats()["stored_blocks"] == (0 if hashes_stay else 6)
+    world.close()
+
+
 def test_prompts_whose_logprobs_are_wanted_are_computed(world):
     world.store(Request("a", 1000), [list(range(1, 17))])
     request = Request("b", 1000, skip_reading_prefix_cache=True)

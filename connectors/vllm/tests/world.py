@@ -56,7 +56,7 @@ def output(new=(), cached=(), preempted=()):
 
 class World:
     def __init__(self, tmp_path, sliding=False, verify_first=False, devices=None, events=False, loads=True, stores=True,
-                 **settings):  # fmt: skip
+                 hashes_stay=False, **settings):  # fmt: skip
         tmp_path.mkdir(exist_ok=True)
         file = {"kind": "file", "path": str(tmp_path / "pool"), "size": "32MiB"}
         self.pool = kvpool.Pool({
@@ -81,7 +81,8 @@ class World:
         self.engine = Engine(layout, ns, mover, tuple(f"l{i}" for i in range(LAYERS)))
         settings = Settings.read({"config": "x", "match_wait_ms": 1000, "sync_load_budget_ms": 0, **settings})
         announced = Announced(Words, self.pool.stats) if events else None
-        self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first, announced, loads=loads, stores=stores)
+        self.scheduler = SchedulerSide(self.engine, settings, self.pool, verify_first, announced, loads=loads, stores=stores,
+                                       hashes_stay=hashes_stay)
         self.worker = WorkerSide(self.engine)
         self.engine.requests_may_fail = not verify_first
 
