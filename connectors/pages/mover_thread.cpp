@@ -374,11 +374,13 @@ void PageMover::tell_gathered(const Job& job) {
 // A store that has no memory waits for devices if they have some of stores', or nobody else has any; and not
 // while one before it in its chain is read.
 void PageMover::note_stalled() {
-  const auto is_stored = [](const std::unique_ptr<Unit>& unit) {
+  if (stores_.empty()) return;
+  const auto is_with_device = [](const std::unique_ptr<Unit>& unit) {
     return unit->job != nullptr && !unit->job->is_load && unit->gathered;
   };
-  const auto is_copied = [](const std::unique_ptr<Unit>& unit) { return unit->copies_out > 0; };
-  const bool by_devices = std::ranges::any_of(units_, is_stored) || std::ranges::none_of(units_, is_copied);
+  const auto is_being_copied = [](const std::unique_ptr<Unit>& unit) { return unit->copies_out > 0; };
+  const bool by_devices =
+      std::ranges::any_of(units_, is_with_device) || std::ranges::none_of(units_, is_being_copied);
   std::unordered_set<uint64_t> read_chains;
   bool changed = false;
   const std::lock_guard lock(mutex_);

@@ -1,6 +1,5 @@
 // PageMover where somebody waits for pages that stores read, with a copier that completes late.
 
-#include <atomic>
 #include <string>
 #include <thread>
 
@@ -23,6 +22,13 @@ class MoverWaits : public LateMoverTest {
     job.pages.assign(keys.size() * full_pages, page);
     return job;
   }
+  // An engine's, which takes longer than anybody waits for a device; the event is behind it.
+  [[nodiscard]] std::jthread end_step(uint64_t event) {
+    return std::jthread([this, event] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(400));
+      late_->come(event);
+    });
+  }
 };
 
 // Whoever waits for pages has a store cut short after a while, but gets them when the copies have ended.
@@ -43,16 +49,11 @@ TEST_F(MoverWaits, PagesAreUnreadWhenTheirCopiesHaveEnded) {
   EXPECT_EQ(complete_blocks(numbers, 1), begun);
 }
 
-// A step takes longer than anybody waits for a device.
 TEST_F(MoverWaits, AStoreIsNotCutShortForItsEvent) {
   start_late(toml({"memory"}));
   const uint64_t id = begin_store(1, 12, false, 5);
-  std::thread step([this] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    late_->come(5);
-  });
+  const std::jthread step = end_step(5);
   EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  step.join();
   EXPECT_EQ(ended(id, EventKind::stored), 12U);
 }
 
@@ -62,12 +63,8 @@ TEST_F(MoverWaits, AStoreIsNotCutShortForLoadsThatWaitForTheEngine) {
   const uint64_t load = begin_load(pin(1, 30), pages_for(30, 7, true), 0, 7);
   ASSERT_TRUE(late_->wait_waiting(Late::to_pages, 2));
   const uint64_t id = begin_store(101, 12);
-  std::thread step([this] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    late_->come(7);
-  });
+  const std::jthread step = end_step(7);
   EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{3}, patience_us));
-  step.join();
   EXPECT_EQ(ended(id, EventKind::stored), 12U);
   EXPECT_EQ(ended(load, EventKind::loaded), 30U);
 }
@@ -130,15 +127,10 @@ TEST_F(MoverWaits, AStoreIsNotCutShortForTheEventOfOneBeforeIt) {
   ASSERT_EQ(mover_->store(one_page_job(2, range(500, 8), 1)), KVPOOL_OK);
   ASSERT_EQ(mover_->store(one_page_job(3, range(900, 60), 30, 5)), KVPOOL_OK);
   ASSERT_EQ(mover_->store(one_page_job(3, range(960, 4), 60, 5)), KVPOOL_OK);
-  std::atomic<bool> came = false;
-  std::thread step([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    came = true;
-    late_->come(5);
-  });
+  const std::jthread step = end_step(5);
   EXPECT_TRUE(mover_->wait_unread(std::vector<int32_t>{60}, patience_us));
-  EXPECT_TRUE(came);
-  step.join();
+  const std::lock_guard lock(late_->mutex);
+  EXPECT_TRUE(late_->events.contains(5));
 }
 
 TEST_F(MoverWaits, OnlyStoresThatReadTheWantedPagesAreCutShort) {

@@ -119,9 +119,9 @@ class PageMover {
   // Until that store reads its pages no more; false at the time limit.
   [[nodiscard]] bool wait_gathered(uint64_t id, uint64_t timeout_us);
   // Until no store reads any of these pages, of whatever group; false at the time limit. Below 0, and beyond
-  // the last one: no page. Stores that read them now hurry, and are cut short, to the blocks that
-  // were begun, if they take too long: patience_us, which is for the engine's step to end and the copies
-  // behind it; where they all wait for memory that devices hold, a hundredth of the time, and 0.1 s at once.
+  // the last one: no page. Stores that read them now hurry, and are cut short, to the blocks that were begun,
+  // if they take too long: patience_us, which is for the engine's step to end and the copies behind it; where
+  // they all wait for memory that devices hold, a hundredth of the time, and 0.1 s at once.
   static constexpr uint64_t patience_us = 3'000'000;
   [[nodiscard]] bool wait_unread(std::span<const int32_t> pages, uint64_t timeout_us);
   // Cancels all stores and waits for their end; false at the time limit.
