@@ -210,6 +210,11 @@ typedef struct kvpool_key {
   uint64_t high, low;
 } kvpool_key;
 
+/* What a segment's bytes must be: their XXH3, 64 bits, with that seed. */
+typedef struct kvpool_check {
+  uint64_t seed, sum;
+} kvpool_check;
+
 typedef uint64_t kvpool_pin;    /* 0: none */
 typedef uint64_t kvpool_ticket; /* never 0 */
 
@@ -241,6 +246,7 @@ typedef struct kvpool_request {
   uint64_t timeout_us;  /* 0: the configuration's deadline */
   const void** places;  /* retrieve with KVPOOL_IN_PLACE: [blocks][segment_count], written by the pool; in the
                            consumer's regions, 8-byte aligned, overlapping nothing else */
+  kvpool_check* checks; /* null, or like places; the caller then verifies what lies in memory itself */
 } kvpool_request;
 
 /* Every function below returns KVPOOL_OK and the ticket, or KVPOOL_BUSY (nothing was sent), or
@@ -268,7 +274,11 @@ KVPOOL_API kvpool_status kvpool_match(kvpool_consumer*, const kvpool_request*, k
  * The bytes at a place are to be read only. They stay where and what they are until the pin is given back, by
  * kvpool_unpin(), by anybody's request with KVPOOL_TAKE_PIN, or as its holder closes or is closed, whatever
  * becomes of the request and of the block: whoever reads them, a GPU's copy engine too, must be done by then.
- * So the request must name a pin, and must not give it along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT. */
+ * So the request must name a pin, and must not give it along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT.
+ *
+ * With `checks` the pool does not sum what it leaves where it lies, and says with each place what its bytes
+ * must be; 0 and 0 where `verify` asks for no check. Whoever finds them to be something else retrieves the
+ * blocks again without `checks`: the pool then looks itself, and gives a bad block up. */
 KVPOOL_API kvpool_status kvpool_retrieve(kvpool_consumer*, const kvpool_request*, kvpool_ticket*);
 
 /* Stores blocks that follow each other; those already stored count as stored. Reads ns, keys, blocks, parent,

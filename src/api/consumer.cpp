@@ -39,7 +39,10 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   if (in_place) {
     out.places = port.regions.address_of(static_cast<const void*>(request.places));
     const bool stays_pinned = request.pin != 0 && (request.flags & KVPOOL_TAKE_PIN) == 0;
-    if (out.places == kvpool::no_address || !stays_pinned) return false;
+    if (request.checks != nullptr) out.checks = port.regions.address_of(request.checks);
+    const bool lie_outside =
+        out.places == kvpool::no_address || (request.checks != nullptr && out.checks == kvpool::no_address);
+    if (lie_outside || !stays_pinned) return false;
   }
   out.user_data = request.user_data;
   out.pin = kvpool::PinId(request.pin);

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <functional>
+#include <optional>
 
 #include "api/pool_fixture.h"
+#include "base/checksum.h"
 
 namespace kvpool::api_test {
 namespace {
@@ -213,6 +216,79 @@ TEST_F(InPlace, BytesThatChangedInMemoryAreAMiss) {
   unpin(client, pin);
 }
 
+// A retrieve of blocks 2 to 8, with a check for each segment.
+struct Checked {
+  Placed placed;
+  std::span<kvpool_check> checks;
+  [[nodiscard]] const kvpool_check& at(uint32_t block, uint32_t column) const {
+    return checks[size_t{block} * placed.batch.columns + column];
+  }
+  [[nodiscard]] bool fits(uint32_t block, uint32_t column) const {
+    return checksum(placed.bytes(block, column), at(block, column).seed) == at(block, column).sum;
+  }
+};
+
+class InPlaceChecks : public InPlace {
+ protected:
+  void start(bool always) {
+    open(config({"memory", "file"}, always));
+    const Shape shape = make({});
+    client_.emplace(pool_);
+    ASSERT_EQ(store(*client_, shape, 1, 8).result.blocks, 8U);
+    client_->reuse();
+    pin_ = client_->pin(shape, client_->batch(shape, {.blocks = 8}));
+    its_.placed = place(*client_, shape, pin_, {.first_key = 2, .blocks = 7});
+    its_.checks = client_->allocate_array<kvpool_check>(its_.placed.places.size());
+    its_.placed.request.checks = its_.checks.data();
+    ASSERT_EQ(client_->run(kvpool_retrieve, its_.placed.request).status(), KVPOOL_OK);
+    ASSERT_GT(its_.placed.in_place(), 0U);
+  }
+  void TearDown() override {
+    unpin(*client_, pin_);
+    client_.reset();
+    InPlace::TearDown();
+  }
+  void each_place(const std::function<void(uint32_t block, uint32_t column)>& look) const {
+    for (uint32_t block = 0; block < 7; ++block) {
+      for (uint32_t column = 0; column < 4; ++column) {
+        if (its_.placed.at(block, column) != nullptr) look(block, column);
+      }
+    }
+  }
+
+  std::optional<Client> client_;
+  kvpool_pin pin_ = 0;
+  Checked its_;
+};
+
+TEST_F(InPlaceChecks, AreNoughtWhereMemoryIsNotVerified) {
+  start(false);
+  each_place([&](uint32_t block, uint32_t column) {
+    EXPECT_EQ(its_.at(block, column).seed, 0U);
+    EXPECT_EQ(its_.at(block, column).sum, 0U);
+  });
+}
+
+TEST_F(InPlaceChecks, AreWhatTheBytesMustBe) {
+  start(true);
+  uint32_t spoiled = 0;
+  uint32_t spoiled_column = 0;
+  each_place([&](uint32_t block, uint32_t column) {
+    EXPECT_TRUE(its_.fits(block, column));
+    spoiled = block;
+    spoiled_column = column;
+  });
+  spoil(its_.placed.at(spoiled, spoiled_column) + 17);
+  EXPECT_EQ(client_->run(kvpool_retrieve, its_.placed.request).result.blocks, 7U)
+      << "the pool has not looked";
+  EXPECT_FALSE(its_.fits(spoiled, spoiled_column));
+  its_.placed.request.checks = nullptr;
+  const Ends seen = client_->run(kvpool_retrieve, its_.placed.request);
+  EXPECT_EQ(seen.status(), KVPOOL_MISS);
+  EXPECT_EQ(seen.result.blocks, spoiled);
+  EXPECT_EQ(stats().checksum_errors, 1U);
+}
+
 // Whatever happens to the pool, what a pin holds is neither moved nor overwritten.
 TEST_F(InPlace, PlacesHoldAsLongAsThePin) {
   open(config({"memory", "file"}));
@@ -339,6 +415,10 @@ TEST_F(InPlace, WhatCouldNotHoldIsRefused) {
   std::array<const void*, 8> outside{};
   request.places = outside.data();
   EXPECT_TRUE(refused(request));
+  std::array<kvpool_check, 8> checks_outside{};
+  request = placed.request;
+  request.checks = checks_outside.data();
+  EXPECT_TRUE(refused(request));
   request = placed.request;
   request.struct_size = offsetof(kvpool_request, places);  // an older header has none
   EXPECT_TRUE(refused(request));
@@ -351,6 +431,9 @@ TEST_F(InPlace, WhatCouldNotHoldIsRefused) {
   uint64_t region_bytes = 0;
   auto* region = static_cast<std::byte*>(kvpool_region(client.handle(), &region_bytes));
   request.places = reinterpret_cast<const void**>(region + region_bytes - 8);
+  EXPECT_EQ(client.run(kvpool_retrieve, request).status(), KVPOOL_INVALID_ARGUMENT);
+  request = placed.request;
+  request.checks = reinterpret_cast<kvpool_check*>(region + region_bytes - sizeof(kvpool_check));
   EXPECT_EQ(client.run(kvpool_retrieve, request).status(), KVPOOL_INVALID_ARGUMENT);
   unpin(client, pin);
 }

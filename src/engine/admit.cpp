@@ -119,6 +119,7 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
   ticket->user_data = message.user_data;
   ticket->redeemed = message.pin;
   ticket->places = nullptr;
+  ticket->checks = nullptr;
   ticket->leading = 0;
   ticket->committed = 0;
   ticket->reserved = 0;

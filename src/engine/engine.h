@@ -155,6 +155,7 @@ class Engine {
   void locate(Ticket& ticket);
   void retrieve_home(Ticket& ticket, const TicketTable::Position& position, Errc code,
                      const std::byte* place);
+  [[nodiscard]] Check check_of(const Ticket& ticket, const TicketTable::Position& position);
   void recount(Ticket& ticket);
   void advance(Ticket& ticket);
   void reload_windows(Ticket& ticket);

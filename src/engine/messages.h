@@ -29,11 +29,18 @@ inline constexpr uint8_t flag_take_pin = 2;
 inline constexpr uint8_t flag_has_parent = 4;
 inline constexpr uint8_t flag_in_place = 8;
 
+// What a segment's bytes must be; both 0: that is not asked.
+struct Check {
+  uint64_t seed = 0;
+  uint64_t sum = 0;
+};
+
 struct Submission {
   uint64_t user_data = 0;
   RegionAddress keys = no_address;     // BlockKey[blocks]
   RegionAddress buffers = no_address;  // RegionAddress[blocks][segment_count]
   RegionAddress places = no_address;   // in place: const void*[blocks][segment_count], to be written
+  RegionAddress checks = no_address;   // in place, or none: Check[blocks][segment_count], to be written
   PinId pin;                           // of cancel: the ticket's slot
   BlockKey parent;
   uint64_t timeout_ns = 0;
@@ -47,7 +54,7 @@ struct Submission {
   uint8_t flags = 0;
   std::array<uint8_t, 6> reserved{};
 };
-static_assert(sizeof(Submission) == 88);
+static_assert(sizeof(Submission) == 96);
 
 enum class CompletionKind : uint8_t { result = 1, release = 2 };
 

@@ -71,8 +71,10 @@ bool Engine::verifies(const DeviceQueue& queue) const {
          (options_.verify == Verify::storage && !queue.limits().in_place);
 }
 
-// Whether what was read is summed. What is staged is checked once, on its way from the drive.
+// Whether what was read is summed. What is staged is checked once, on its way from the drive; what stays
+// where it is, perhaps by its consumer.
 bool Engine::sums(const Ticket& ticket, const DeviceQueue& queue) const {
+  if (ticket.checks != nullptr && stays(ticket, queue)) return false;
   if (ticket.op != Op::stage) return verifies(queue);
   return options_.verify != Verify::none && queue.limits().keeps_bytes;
 }
@@ -180,7 +182,7 @@ void Engine::arrived(DeviceQueue& queue, PartHandle handle) {
   }
   const bool copies =
       (queue.limits().in_place || queue.staging().owns(part.address)) && !stays(ticket, queue);
-  if (!copies && !verifies(queue)) return home(handle, Errc::ok);
+  if (!copies && !sums(ticket, queue)) return home(handle, Errc::ok);
   transfer(handle);
 }
 

@@ -2,11 +2,34 @@
 // In place, what lies in pool memory stays there, and the consumer learns where; the pin keeps it there.
 
 #include <algorithm>
+#include <optional>
 
 #include "base/assert.h"
+#include "base/checksum.h"
 #include "engine/engine.h"
 
 namespace kvpool {
+namespace {
+
+// What a retrieve in place writes to; of any other one nothing.
+struct Answers {
+  const void** places = nullptr;
+  Check* checks = nullptr;
+};
+
+// None: they lie elsewhere, or the request names no pin, or one that would end with the ticket and so keep
+// nothing where it is.
+std::optional<Answers> answers_of(const ConsumerPort& port, const Submission& message, uint64_t parts) {
+  if ((message.flags & flag_in_place) == 0) return Answers{};
+  Answers made{.places = port.regions.resolve_array<const void*>(message.places, parts)};
+  const bool has_checks = message.checks != no_address;
+  if (has_checks) made.checks = port.regions.resolve_array<Check>(message.checks, parts);
+  const bool stays_pinned = message.pin.value != 0 && (message.flags & flag_take_pin) == 0;
+  if (made.places == nullptr || has_checks != (made.checks != nullptr) || !stays_pinned) return {};
+  return made;
+}
+
+}  // namespace
 
 void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   const bool has_pin = message.pin.value != 0;
@@ -41,14 +64,10 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   if (uint64_t{blocks} * columns > options_.segments_per_request_max) {
     return answer(port, message, {.code = Errc::too_large});
   }
-  const void** places = nullptr;
-  if ((message.flags & flag_in_place) != 0) {
-    places = port.regions.resolve_array<const void*>(message.places, uint64_t{message.blocks} * columns);
-    // A pin that ends with the ticket would keep nothing where it is.
-    if (places == nullptr || !has_pin || (message.flags & flag_take_pin) != 0) {
-      ++counters_.invalid_requests;
-      return answer(port, message, {.code = Errc::invalid_argument});
-    }
+  const std::optional<Answers> answers = answers_of(port, message, uint64_t{message.blocks} * columns);
+  if (!answers) {
+    ++counters_.invalid_requests;
+    return answer(port, message, {.code = Errc::invalid_argument});
   }
   Ticket* ticket = open_ticket(port, message);
   if (ticket == nullptr) return;
@@ -56,7 +75,8 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   ticket->pin = std::move(pin);
   ticket->geometry = &geometry;
   ticket->buffers = buffers;
-  ticket->places = places;
+  ticket->places = answers->places;
+  ticket->checks = answers->checks;
   ticket->block_first = has_pin ? message.block_first : 0;
   ticket->segment_first = message.segment_first;
   ticket->columns = static_cast<uint16_t>(columns);
@@ -65,7 +85,7 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   // Fewer blocks than keys is a miss of the rest.
   if (blocks < message.blocks) ticket->failure = Errc::miss;
   // What comes into a buffer has none.
-  if (places != nullptr) std::fill_n(places, uint64_t{blocks} * columns, nullptr);
+  if (answers->places != nullptr) std::fill_n(answers->places, uint64_t{blocks} * columns, nullptr);
   locate(*ticket);
 }
 
@@ -112,9 +132,20 @@ void Engine::retrieve_home(Ticket& ticket, const TicketTable::Position& position
   } else if (position.block < ticket.promised && ticket.left[position.column] > 0) {
     --ticket.left[position.column];
     // Before advance() reports the segment; an entry whose segment was reported is not written again.
-    if (place != nullptr) ticket.places[uint64_t{position.block} * ticket.columns + position.column] = place;
+    const uint64_t entry = uint64_t{position.block} * ticket.columns + position.column;
+    if (place != nullptr) ticket.places[entry] = place;
+    if (place != nullptr && ticket.checks != nullptr) ticket.checks[entry] = check_of(ticket, position);
   }
   advance(ticket);
+}
+
+// Of a part that stays in pool memory.
+Check Engine::check_of(const Ticket& ticket, const TicketTable::Position& position) {
+  const Part& part = table_.part(table_.handle(ticket, position.column, position.block));
+  if (!verifies(queue_of(part))) return {};
+  const BlockId block = ticket.pin.blocks()[ticket.block_first + position.block];
+  return {.seed = checksum_seed(catalog_.key(block), position.segment),
+          .sum = catalog_.checksums(block)[position.segment]};
 }
 
 // After a cut: what the columns still want of the blocks that are left.
