@@ -14,4 +14,13 @@ struct CopyPiece {
 };
 static_assert(sizeof(CopyPiece) == 24);
 
+// What the bytes of some pieces in GPU memory must be, one after the other; those of a segment.
+struct CheckedPieces {
+  uint64_t seed = 0;
+  uint64_t sum = 0;
+  uint32_t first = 0;  // in the batch's list
+  uint32_t count = 0;
+};
+static_assert(sizeof(CheckedPieces) == 24);
+
 }  // namespace kvpool

@@ -32,7 +32,7 @@ class CudaPlugin {
 [[nodiscard]] Result<CudaPlugin*> load_cuda();
 
 // The one function of the shared object; `version` is that of this header.
-inline constexpr uint32_t cuda_plugin_version = 3;
+inline constexpr uint32_t cuda_plugin_version = 4;
 using CudaPluginEntry = CudaPlugin* (*)(uint32_t version);
 
 }  // namespace kvpool

@@ -76,7 +76,7 @@ struct GpuTicket {
 
 struct GpuCompletion {
   GpuTicket ticket;
-  Errc code = Errc::ok;
+  Errc code = Errc::ok;  // corrupt: all was carried, and some segment's check is not that of its bytes
 };
 
 class GpuTransfer {

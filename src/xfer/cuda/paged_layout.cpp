@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "xfer/cuda/xxh3_blocks.h"
+
 namespace kvpool {
 namespace {
 
@@ -29,6 +31,14 @@ uint64_t PagedLayer::extent_bytes() const {
     page_end = std::max(page_end, piece.offset_bytes + piece.length_bytes);
   }
   return (pages - uint64_t{1}) * page_stride_bytes + page_end;
+}
+
+bool PagedLayer::can_be_checked() const {
+  constexpr uint64_t word_bytes = 16;
+  const bool pages_fit = (reinterpret_cast<uint64_t>(base) | page_stride_bytes) % word_bytes == 0;
+  return pages_fit && std::ranges::all_of(pieces, [](const PagedPiece& piece) {
+           return piece.offset_bytes % word_bytes == 0 && piece.length_bytes % xxh3::block_bytes == 0;
+         });
 }
 
 Status check_layers(std::span<const PagedLayer> layers) {

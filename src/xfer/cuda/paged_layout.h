@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,6 +39,14 @@ struct PagedLayer {
   }
   // From the first byte of page 0 to the last one that a piece of the last page has.
   [[nodiscard]] uint64_t extent_bytes() const;
+  // Whether a GPU can sum what lies in its pages: pieces of whole KiB, at multiples of 16 bytes.
+  [[nodiscard]] bool can_be_checked() const;
+};
+
+// What the bytes of a segment must be: XXH3 of 64 bits with that seed (src/base/checksum.h).
+struct PagedCheck {
+  uint64_t seed = 0;
+  uint64_t sum = 0;
 };
 
 // A segment in host memory, and the numbers of its pages: `pages_count` of its batch's, from `pages_first`
@@ -47,6 +56,7 @@ struct PagedSegment {
   uint32_t layer = 0;
   uint32_t pages_first = 0;
   uint32_t pages_count = 0;
+  std::optional<PagedCheck> check{};  // of a load, in the pages
 };
 
 // Refuses layers without pages or pieces, pieces of no bytes, and extents beyond 2^48 bytes.

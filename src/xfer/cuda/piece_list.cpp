@@ -12,7 +12,7 @@ class Writer {
 
   [[nodiscard]] bool add(uint64_t host, uint64_t device, uint64_t bytes) {
     totals_.bytes += bytes;
-    if (totals_.pieces > 0) {
+    if (totals_.pieces > apart_) {
       CopyPiece& last = room_[totals_.pieces - 1];
       if (last.host + last.bytes == host && last.device + last.bytes == device) {
         last.bytes += bytes;
@@ -23,11 +23,14 @@ class Writer {
     room_[totals_.pieces++] = {host, device, bytes};
     return true;
   }
+  // What comes is not joined with what is there.
+  void keep_apart() { apart_ = totals_.pieces; }
   [[nodiscard]] PieceTotals totals() const { return totals_; }
 
  private:
   std::span<CopyPiece> room_;
   PieceTotals totals_;
+  uint32_t apart_ = 0;
 };
 
 tl::unexpected<Error> bad(size_t segment, const std::string& what) {
@@ -46,10 +49,17 @@ Result<PieceTotals> list_pieces(std::span<const PagedLayer> layers, std::span<co
       return bad(i, "names more pages than the batch lists");
     }
     const PagedLayer& layer = layers[segment.layer];
+    const std::span<const int32_t> its_pages = pages.subspan(segment.pages_first, segment.pages_count);
+    if (segment.check) {
+      const bool is_whole = std::ranges::none_of(its_pages, [](int32_t page) { return page < 0; });
+      if (!layer.can_be_checked() || !is_whole || its_pages.empty())
+        return bad(i, "cannot be checked in GPU memory");
+      writer.keep_apart();
+    }
     const auto base = reinterpret_cast<uint64_t>(layer.base);
     const uint64_t page_bytes = layer.page_bytes();
     auto host = reinterpret_cast<uint64_t>(segment.host);
-    for (const int32_t number : pages.subspan(segment.pages_first, segment.pages_count)) {
+    for (const int32_t number : its_pages) {
       if (number >= 0 && static_cast<uint32_t>(number) >= layer.pages) {
         return bad(i, "names page " + std::to_string(number));
       }
@@ -65,6 +75,7 @@ Result<PieceTotals> list_pieces(std::span<const PagedLayer> layers, std::span<co
       }
       host += page_bytes;
     }
+    if (segment.check) writer.keep_apart();
   }
   return writer.totals();
 }
@@ -84,6 +95,31 @@ std::optional<uint32_t> cut_pieces(std::span<CopyPiece> room, uint32_t count, ui
     }
   }
   return static_cast<uint32_t>(total);
+}
+
+uint32_t list_checks(std::span<const PagedLayer> layers, std::span<const PagedSegment> segments,
+                     std::span<const int32_t> pages, std::span<const CopyPiece> pieces,
+                     std::span<CheckedPieces> room) {
+  uint32_t count = 0;
+  uint32_t next = 0;          // piece
+  uint64_t listed_bytes = 0;  // of those before it
+  const auto skip_to = [&](uint64_t bytes) {
+    for (; next < pieces.size() && listed_bytes < bytes; ++next) listed_bytes += pieces[next].bytes;
+  };
+  uint64_t begin = 0;
+  for (const PagedSegment& segment : segments) {
+    const auto its_pages = pages.subspan(segment.pages_first, segment.pages_count);
+    const auto listed = std::ranges::count_if(its_pages, [](int32_t page) { return page >= 0; });
+    const uint64_t end = begin + layers[segment.layer].page_bytes() * static_cast<uint64_t>(listed);
+    if (segment.check) {
+      skip_to(begin);
+      const uint32_t first = next;
+      skip_to(end);
+      room[count++] = {segment.check->seed, segment.check->sum, first, next - first};
+    }
+    begin = end;
+  }
+  return count;
 }
 
 HostRun host_run(std::span<const CopyPiece> pieces, uint64_t bytes_max) {

@@ -20,8 +20,10 @@ struct PieceTotals {
   uint64_t bytes = 0;
 };
 
-// The pieces of all segments in their order, those that are neighbours on both sides joined. A page number
-// below 0 is a page that is not there: its place in the segment is passed over.
+// The pieces of all segments in their order, those that are neighbours on both sides joined, but for those of
+// a segment with a check and others'. A page number below 0 is a page that is not there: its place in the
+// segment is passed over. Refuses a check of what cannot be checked: a layer (can_be_checked()), or a segment
+// without all of its pages.
 // REQUIRES: layers that check_layers() accepts.
 [[nodiscard]] Result<PieceTotals> list_pieces(std::span<const PagedLayer> layers,
                                               std::span<const PagedSegment> segments,
@@ -31,6 +33,12 @@ struct PieceTotals {
 // then. None: the room is too small, and the list is as it was.
 [[nodiscard]] std::optional<uint32_t> cut_pieces(std::span<CopyPiece> room, uint32_t count,
                                                  uint64_t bytes_max);
+
+// What is to be checked of these segments, of which `pieces` are listed and cut; how many there are.
+// REQUIRES: room for all segments.
+[[nodiscard]] uint32_t list_checks(std::span<const PagedLayer> layers, std::span<const PagedSegment> segments,
+                                   std::span<const int32_t> pages, std::span<const CopyPiece> pieces,
+                                   std::span<CheckedPieces> room);
 
 // Joins what are neighbours in host memory alone: one copy each, to or from packed memory.
 struct HostRun {

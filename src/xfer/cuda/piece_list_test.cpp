@@ -53,6 +53,62 @@ TEST(PieceList, JoinsPagesThatFollowEachOther) {
   EXPECT_TRUE(same(room[2], 0x1500, 0x20500, 0x100));
 }
 
+// Neighbours on both sides all of them, and one in another layer.
+TEST(PieceList, KeepsApartWhatIsChecked) {
+  const std::vector<PagedLayer> layers = {plain(0x10000, 0x400, 16), plain(0x20000, 0x400, 16)};
+  std::vector<PagedSegment> segments = {
+      {at(0x1000), 0, 0, 2}, {at(0x1800), 0, 2, 3}, {at(0x2400), 0, 5, 1}, {at(0x1000), 1, 0, 3}};
+  segments[1].check = PagedCheck{.seed = 5, .sum = 6};
+  segments[3].check = PagedCheck{.seed = 7, .sum = 8};
+  std::vector<int32_t> pages = {2, 3, 4, 5, 6, 7};
+  std::array<CopyPiece, 16> room;
+  auto totals = list_pieces(layers, segments, pages, room);
+  ASSERT_TRUE(totals);
+  EXPECT_EQ(totals->pieces, 4U);
+  totals->pieces = cut_pieces(room, totals->pieces, 0x800).value();
+  EXPECT_EQ(totals->pieces, 6U);
+  std::array<CheckedPieces, 4> checks;
+  ASSERT_EQ(list_checks(layers, segments, pages, std::span(room).first(totals->pieces), checks), 2U);
+  EXPECT_EQ(checks[0].seed, 5U);
+  EXPECT_EQ(checks[0].sum, 6U);
+  EXPECT_EQ(checks[0].first, 1U);
+  EXPECT_EQ(checks[0].count, 2U);
+  EXPECT_EQ(checks[1].seed, 7U);
+  EXPECT_EQ(checks[1].first, 4U);
+  EXPECT_EQ(checks[1].count, 2U);
+  EXPECT_TRUE(same(room[1], 0x1800, 0x11000, 0x800));
+  EXPECT_TRUE(same(room[5], 0x1800, 0x21000, 0x400));
+
+  // A page of the first one is not there: what is listed of it is no check's.
+  pages[1] = -1;
+  totals = list_pieces(layers, std::span(segments).first(2), pages, room);
+  ASSERT_TRUE(totals);
+  ASSERT_EQ(list_checks(layers, std::span(segments).first(2), pages, std::span(room).first(2), checks), 1U);
+  EXPECT_EQ(checks[0].first, 1U);
+  EXPECT_EQ(checks[0].count, 1U);
+  EXPECT_FALSE(list_pieces(layers, segments, pages, room)) << "of the last one";
+}
+
+TEST(PieceList, RefusesACheckThatNoKernelMakes) {
+  PagedLayer layer = plain(0x10000, 0x400, 16);
+  EXPECT_TRUE(layer.can_be_checked());
+  std::vector<PagedSegment> segments = {{at(0x1000), 0, 0, 1}};
+  segments[0].check = PagedCheck{};
+  const std::vector<int32_t> pages = {2};
+  std::array<CopyPiece, 16> room;
+  EXPECT_TRUE(list_pieces(std::span(&layer, 1), segments, pages, room));
+  for (const PagedPiece& odd : {PagedPiece{0, 0x3f0}, PagedPiece{8, 0x400}}) {
+    layer.pieces = {odd};
+    EXPECT_FALSE(layer.can_be_checked());
+    EXPECT_FALSE(list_pieces(std::span(&layer, 1), segments, pages, room));
+  }
+  layer = plain(0x10008, 0x400, 16);
+  EXPECT_FALSE(layer.can_be_checked());
+  segments[0].pages_count = 0;
+  layer = plain(0x10000, 0x400, 16);
+  EXPECT_FALSE(list_pieces(std::span(&layer, 1), segments, pages, room)) << "nothing to sum";
+}
+
 TEST(PieceList, PassesOverPagesThatAreNotThere) {
   const std::vector<PagedLayer> layers = {plain(0x10000, 0x100, 8)};
   const std::vector<PagedSegment> segments = {{at(0x1000), 0, 0, 4}};

@@ -74,7 +74,7 @@ Status CudaTransfer::look_at_device() const {
     error =
         cudaDeviceGetAttribute(&same_address, cudaDevAttrCanUseHostPointerForRegisteredMem, options_.device);
   }
-  if (error == cudaSuccess) error = prepare_copy();
+  if (error == cudaSuccess) error = prepare_kernels();
   const std::string name = "GPU " + std::to_string(options_.device);
   if (error != cudaSuccess) return fail_cuda(error, name);
   if (same_address == 0) {
@@ -149,6 +149,9 @@ Status CudaTransfer::set_layers(std::vector<PagedLayer> layers) {
 Status CudaTransfer::check_hosts(const PagedBatch& batch) const {
   for (size_t i = 0; i < batch.segments.size(); ++i) {
     const PagedSegment& segment = batch.segments[i];
+    if (segment.check && batch.direction != GpuDirection::load) {
+      return fail(Errc::invalid_argument, "segment " + std::to_string(i) + " of a store has a check");
+    }
     // list_pieces() has found the layer.
     uint64_t bytes = 0;
     const bool overflows =
@@ -192,8 +195,10 @@ Result<GpuTicket> CudaTransfer::submit(const PagedBatch& batch) {
   if (batch.after) {
     if (Status good = order_after(to, *batch.after); !good) return tl::unexpected(good.error());
   }
+  const std::span<const CopyPiece> pieces = to.room().first(totals->pieces);
+  const uint32_t checks = list_checks(layers_, batch.segments, batch.pages, pieces, to.check_room());
   const GpuTicket ticket{batch.direction, to.submitted()};
-  if (const cudaError_t error = to.issue(*totals); error != cudaSuccess) break_down(error, "a batch");
+  if (const cudaError_t error = to.issue(*totals, checks); error != cudaSuccess) break_down(error, "a batch");
   return ticket;
 }
 

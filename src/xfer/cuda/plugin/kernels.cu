@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "xfer/cuda/plugin/kernels.h"
+#include "xfer/cuda/xxh3_blocks.h"
 
 namespace kvpool {
 namespace {
@@ -131,11 +132,136 @@ __global__ void __launch_bounds__(copy_threads, 1)
   }
 }
 
+// ---- sums ----
+
+constexpr uint32_t check_threads = 256;
+constexpr uint32_t check_warps = check_threads / lanes;
+constexpr uint32_t check_blocks_most = 32;
+constexpr uint32_t blocks_in_flight = 4;  // of 1 KiB, of each warp
+static_assert(lanes == xxh3::threads);
+
+__constant__ xxh3::Secret common_secret = xxh3::common_secret;
+
+__device__ uint64_t load_word(const uint64_t* address) {
+  uint64_t value;
+  asm volatile("ld.global.u64 %0, [%1];" : "=l"(value) : "l"(address));
+  return value;
+}
+
+__device__ xxh3::Pair pair_of(const uint4& value) {
+  return {value.x | uint64_t{value.y} << 32, value.z | uint64_t{value.w} << 32};
+}
+
+// Of all threads with the same words: those whose numbers are equal in the last two bits.
+__device__ uint64_t sum_over_stripes(uint64_t value) {
+  for (uint32_t apart = 4; apart < lanes; apart *= 2) value += __shfl_xor_sync(0xffffffff, value, apart);
+  return value;
+}
+
+// One warp's sum of the pieces that it is given one after the other.
+class WarpSum {
+ public:
+  __device__ WarpSum(uint64_t* secret, uint64_t seed, uint32_t lane) : secret_(secret), lane_(lane) {
+    if (lane < xxh3::secret_words) secret[lane] = xxh3::seeded(common_secret.words[lane], lane, seed);
+    __syncwarp();
+    keys_ = xxh3::keys_of(secret, lane);
+    sums_ = xxh3::first_accumulators(lane);
+  }
+  // `ends`: nothing comes behind.
+  __device__ void add(uint64_t address, uint64_t bytes, bool ends) {
+    const uint4* from = reinterpret_cast<const uint4*>(address) + lane_;
+    const uint64_t blocks = bytes / xxh3::block_bytes;
+    for (uint64_t block = 0; block < blocks; block += blocks_in_flight) {
+      uint4 first[blocks_in_flight];
+      uint4 second[blocks_in_flight];
+#pragma unroll
+      for (uint32_t i = 0; i < blocks_in_flight; ++i) {
+        if (block + i >= blocks) break;
+        first[i] = load_written(from + (block + i) * 64);
+        second[i] = load_written(from + (block + i) * 64 + lanes);
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < blocks_in_flight; ++i) {
+        if (block + i >= blocks) break;
+        add_block(pair_of(first[i]), pair_of(second[i]), ends && block + i + 1 == blocks);
+      }
+    }
+    length_bytes_ += bytes;
+  }
+  // In all of its threads.
+  __device__ uint64_t end() const {
+    uint64_t folded = xxh3::fold(sums_, secret_, lane_);
+    folded += __shfl_xor_sync(0xffffffff, folded, 1);
+    folded += __shfl_xor_sync(0xffffffff, folded, 2);
+    return xxh3::end(folded, length_bytes_);
+  }
+
+ private:
+  // What another kernel has written before.
+  static __device__ uint4 load_written(const uint4* address) {
+    uint4 value;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(address));
+    return value;
+  }
+  __device__ void add_block(const xxh3::Pair& first, const xxh3::Pair& second, bool is_last) {
+    const xxh3::Pair part = xxh3::part_of_block(first, second, keys_, is_last);
+    sums_.even += sum_over_stripes(part.even);
+    sums_.odd += sum_over_stripes(part.odd);
+    if (is_last) return;
+    sums_.even = xxh3::scramble(sums_.even, keys_.between.even);
+    sums_.odd = xxh3::scramble(sums_.odd, keys_.between.odd);
+  }
+
+  const uint64_t* secret_;
+  uint32_t lane_;
+  xxh3::ThreadKeys keys_;
+  xxh3::Pair sums_;
+  uint64_t length_bytes_ = 0;
+};
+
+// A warp takes a segment. The list lies in the host's memory, so a warp reads 32 of its pieces at once.
+__global__ void __launch_bounds__(check_threads)
+    check_segments(const CopyPiece* pieces, const CheckedPieces* checked, uint32_t count, uint32_t* wrong) {
+  __shared__ uint64_t secrets[check_warps][xxh3::secret_words];
+  const uint32_t warp = threadIdx.x / lanes;
+  const uint32_t lane = threadIdx.x % lanes;
+  const uint32_t stride = gridDim.x * check_warps;
+  for (uint32_t number = blockIdx.x * check_warps + warp; number < count; number += stride) {
+    const CheckedPieces segment = checked[number];
+    WarpSum sum(secrets[warp], segment.seed, lane);
+    for (uint32_t group = 0; group < segment.count; group += lanes) {
+      const bool has_piece = group + lane < segment.count;
+      const CopyPiece* const mine = pieces + segment.first + group + (has_piece ? lane : 0);
+      const uint64_t address = load_word(&mine->device);
+      const uint64_t bytes = load_word(&mine->bytes);
+      const uint32_t here = min(lanes, segment.count - group);
+      for (uint32_t i = 0; i < here; ++i) {
+        sum.add(__shfl_sync(0xffffffff, address, i), __shfl_sync(0xffffffff, bytes, i),
+                group + i + 1 == segment.count);
+      }
+    }
+    if (sum.end() != segment.sum && lane == 0) *wrong = 1;
+    __syncwarp();  // before another seed is put there
+  }
+}
+
 }  // namespace
 
-cudaError_t prepare_copy() {
+cudaError_t prepare_kernels() {
   cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, copy_pieces);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, copy_pieces);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, check_segments) : error;
+}
+
+cudaError_t launch_check(const CheckLaunch& launch) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(std::min(check_blocks_most, (launch.count + check_warps - 1) / check_warps));
+  config.blockDim = dim3(check_threads);
+  config.stream = launch.stream;
+  return cudaLaunchKernelEx(&config, check_segments, launch.pieces, launch.checked, launch.count,
+                            launch.wrong);
 }
 
 cudaError_t launch_copy(const PieceLaunch& launch) {

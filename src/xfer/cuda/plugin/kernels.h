@@ -1,7 +1,8 @@
-// The kernel that carries pieces between a ring in GPU memory and pages. It goes by addresses alone.
+// The kernels that carry pieces between a ring in GPU memory and pages, and sum what lies in pages. They go
+// by addresses alone.
 //
-// Thread: any, with the stream's device current. Failure: what CUDA returned; what goes wrong in the kernel
-// shows at the stream's next event. A list of pieces stays as it is until the kernel has ended.
+// Thread: any, with the stream's device current. Failure: what CUDA returned; what goes wrong in a kernel
+// shows at the stream's next event. Lists stay as they are until the kernel has ended.
 
 #pragma once
 
@@ -23,7 +24,17 @@ struct PieceLaunch {
 // Any address and length.
 [[nodiscard]] cudaError_t launch_copy(const PieceLaunch& launch);
 
-// CUDA would load the kernel at its first launch, and may wait for other work on the device then.
-[[nodiscard]] cudaError_t prepare_copy();
+struct CheckLaunch {
+  const CopyPiece* pieces = nullptr;       // pinned memory; `device` is a multiple of 16, `bytes` of 1 KiB
+  const CheckedPieces* checked = nullptr;  // pinned memory
+  uint32_t count = 0;                      // of them; above 0
+  uint32_t* wrong = nullptr;               // pinned memory; becomes 1 where a sum is another one
+  cudaStream_t stream = nullptr;
+};
+
+[[nodiscard]] cudaError_t launch_check(const CheckLaunch& launch);
+
+// CUDA would load a kernel at its first launch, and may wait for other work on the device then.
+[[nodiscard]] cudaError_t prepare_kernels();
 
 }  // namespace kvpool

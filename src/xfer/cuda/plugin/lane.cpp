@@ -1,5 +1,7 @@
 #include "xfer/cuda/plugin/lane.h"
 
+#include "xfer/cuda/plugin/kernels.h"
+
 namespace kvpool {
 namespace {
 
@@ -19,6 +21,8 @@ Status Lane::make() {
   if (made) made = make_stream(notices_);
   for (Slot& slot : slots_) {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
+    if (made && direction_ == GpuDirection::load) made = make_pinned(slot.checks, options_.pieces_max);
+    if (made) made = make_pinned(slot.wrong, 1);
     if (made) made = make_event(slot.done);
   }
   if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max, options_.give_way_bytes);
@@ -27,6 +31,11 @@ Status Lane::make() {
 
 std::span<CopyPiece> Lane::room() const {
   return {slots_[submitted_ % slots_.size()].pieces.get(), options_.pieces_max};
+}
+
+std::span<CheckedPieces> Lane::check_room() const {
+  CheckedPieces* const room = slots_[submitted_ % slots_.size()].checks.get();
+  return {room, room == nullptr ? 0 : options_.pieces_max};
 }
 
 Status Lane::cut(PieceTotals& totals) const {
@@ -48,10 +57,18 @@ cudaError_t Lane::begin_after(cudaEvent_t external) {
   return error == cudaSuccess ? cudaStreamWaitEvent(staging_.copies(), external, 0) : error;
 }
 
-cudaError_t Lane::issue(const PieceTotals& totals) {
+cudaError_t Lane::issue(const PieceTotals& totals, uint32_t checks) {
   Slot& now = slot(submitted_++);
   const std::span<CopyPiece> pieces(now.pieces.get(), totals.pieces);
+  *now.wrong = 0;
   cudaError_t error = staging_.move(pieces, direction_ == GpuDirection::load, work_.get());
+  if (error == cudaSuccess && checks > 0) {
+    error = launch_check({.pieces = now.pieces.get(),
+                          .checked = now.checks.get(),
+                          .count = checks,
+                          .wrong = now.wrong.get(),
+                          .stream = work_.get()});
+  }
   if (error == cudaSuccess) error = cudaEventRecord(now.done.get(), last());
   now.whole = error == cudaSuccess;
   return now.whole ? announce(now) : error;
@@ -73,8 +90,12 @@ std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {
     return {};
   }
   if (ended != cudaSuccess) broken = ended;
-  const bool good = ended == cudaSuccess && oldest.whole;
-  return GpuCompletion{.ticket = {direction_, completed_++}, .code = good ? Errc::ok : Errc::io_error};
+  const bool carried = ended == cudaSuccess && oldest.whole;
+  const bool is_wrong = __atomic_load_n(oldest.wrong.get(), __ATOMIC_ACQUIRE) != 0;
+  return GpuCompletion{.ticket = {direction_, completed_++},
+                       .code = !carried   ? Errc::io_error
+                               : is_wrong ? Errc::corrupt
+                                          : Errc::ok};
 }
 
 cudaError_t Lane::look() const {

@@ -36,12 +36,14 @@ class Lane {
   [[nodiscard]] std::span<CopyPiece> room() const;
   // Cuts them as the kernel wants them. too_large: they do not fit.
   [[nodiscard]] Status cut(PieceTotals& totals) const;
+  // Where the next batch's checks are listed; of a store there is no room.
+  [[nodiscard]] std::span<CheckedPieces> check_room() const;
   // The next batch begins after that event. What CUDA refuses is the caller's fault, unless the context is
   // broken.
   [[nodiscard]] cudaError_t begin_after(cudaEvent_t external);
-  // Puts the pieces in room() on the streams, and takes the next number.
-  // REQUIRES: not full(); cut(totals); no issue() before has failed.
-  [[nodiscard]] cudaError_t issue(const PieceTotals& totals);
+  // Puts the pieces in room() on the streams, behind them the first `checks` in check_room(), and takes the
+  // next number. REQUIRES: not full(); cut(totals); no issue() before has failed.
+  [[nodiscard]] cudaError_t issue(const PieceTotals& totals, uint32_t checks);
   [[nodiscard]] uint64_t submitted() const { return submitted_; }
 
   // The oldest batch, if it has ended. `broken`: CUDA's error, if it is one that stays.
@@ -55,6 +57,8 @@ class Lane {
  private:
   struct Slot {
     Pinned<CopyPiece> pieces;
+    Pinned<CheckedPieces> checks;  // of loads
+    Pinned<uint32_t> wrong;        // 1: a check has failed
     Event done;
     bool whole = false;  // all of it was put on streams, and `done` after it
   };
