@@ -15,6 +15,7 @@ class CpuCopier final : public PageCopier {
     return KVPOOL_OK;
   }
   [[nodiscard]] bool knows_events() const override { return false; }
+  [[nodiscard]] bool can_check() const override { return false; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override {
     if (done_ == ends_.size()) return 0;
     for (const CopyPart& part : batch.parts) {
@@ -25,7 +26,7 @@ class CpuCopier final : public PageCopier {
         gather(layers_[part.layer], pages, part.segment);
       }
     }
-    ends_[done_++] = {.tag = batch.tag, .good = true};
+    ends_[done_++] = {.tag = batch.tag, .code = CopyCode::good};
     return batch.parts.size();
   }
   [[nodiscard]] bool record(uint64_t /*event*/) override { return false; }

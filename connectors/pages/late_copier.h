@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/checksum.h"
 #include "base/prng.h"
 #include "connectors/pages/page_copier.h"
 
@@ -43,6 +44,9 @@ struct Late {
   std::array<bool, 2> held{};         // nothing of that way ends
   std::set<uint64_t> events;          // that have come
   int64_t good_left = INT64_MAX;      // batches that end well; behind them the copier is broken
+  uint64_t parts_to_spoil = 0;        // those with a check, in the pages
+  uint64_t checked = 0;               // parts
+  uint64_t wrong = 0;                 // batches
   size_t parts_max = SIZE_MAX;        // of a batch
   size_t batches_max = 3;             // under way, each way
   std::array<uint64_t, 2> waiting{};  // batches
@@ -92,6 +96,7 @@ class LateCopier final : public PageCopier {
     return KVPOOL_OK;
   }
   [[nodiscard]] bool knows_events() const override { return true; }
+  [[nodiscard]] bool can_check() const override { return true; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override {
     const auto way = static_cast<size_t>(batch.way);
     const std::lock_guard lock(late_->mutex);
@@ -159,8 +164,12 @@ class LateCopier final : public PageCopier {
       if (random_.chance(0.5)) std::this_thread::yield();
       if (good) copy(batch, way);
       lock.lock();
+      const bool right = !good || way != Late::to_pages || check(batch);
       if (good) --late_->good_left;
-      ends_.push_back({.tag = batch.tag, .good = good});
+      ends_.push_back({.tag = batch.tag,
+                       .code = !good   ? CopyCode::failed
+                               : right ? CopyCode::good
+                                       : CopyCode::wrong_bytes});
       waiting_[way].pop_front();
       --late_->waiting[way];
       ++late_->ended[way];
@@ -178,6 +187,26 @@ class LateCopier final : public PageCopier {
         gather(layers_[part.layer], numbers, part.segment);
       }
     }
+  }
+
+  // Sums what has come into the pages, as a GPU does. Under the mutex.
+  [[nodiscard]] bool check(const Batch& batch) {
+    bool right = true;
+    for (const CopyPart& part : batch.parts) {
+      if (!part.check) continue;
+      ++late_->checked;
+      const Layer& layer = layers_[part.layer];
+      const auto numbers = std::span(batch.pages).subspan(part.pages_first, part.pages_count);
+      if (late_->parts_to_spoil > 0) {
+        --late_->parts_to_spoil;
+        *(layer.base + static_cast<uint64_t>(numbers[0]) * layer.page_stride_bytes) ^= std::byte{1};
+      }
+      std::vector<std::byte> came(layer.page_bytes() * numbers.size());
+      gather(layer, numbers, came.data());
+      right = right && checksum(came, part.check->seed) == part.check->sum;
+    }
+    if (!right) ++late_->wrong;
+    return right;
   }
 
   std::shared_ptr<Late> late_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "connectors/pages/mover_work.h"
 
@@ -51,19 +52,25 @@ bool PageMover::hand_over_unit(Unit& unit) {
 
 // All that is ready and was not handed over: segment by segment, as the model needs them. What lies in the
 // pool's memory is copied from there.
-void PageMover::list_parts(const Unit& unit) {
+void PageMover::list_parts(Unit& unit) {
   parts_.clear();
   uint32_t block = unit.next_block;
   for (uint32_t segment = unit.next_segment; segment < unit.ready_segments; ++segment) {
     for (; block < unit.ready_blocks; ++block) {
       const uint32_t layer = unit.layer_first + segment;
-      const void* const place =
-          unit.job->is_load ? unit.places[uint64_t{block} * unit.layers + segment] : nullptr;
-      parts_.push_back({.segment = place == nullptr ? slot(unit, block, segment)
-                                                    : static_cast<std::byte*>(const_cast<void*>(place)),
-                        .layer = layer,
-                        .pages_first = (unit.first + block) * block_pages_ + first_page_[layer],
-                        .pages_count = page_count_[layer]});
+      const uint64_t entry = uint64_t{block} * unit.layers + segment;
+      const void* const place = unit.job->is_load ? unit.places[entry] : nullptr;
+      CopyPart part{.segment = place == nullptr ? slot(unit, block, segment)
+                                                : static_cast<std::byte*>(const_cast<void*>(place)),
+                    .layer = layer,
+                    .pages_first = pages_of(unit, block, layer),
+                    .pages_count = page_count_[layer]};
+      const kvpool_check& check = unit.checks[entry];
+      if (place != nullptr && (check.seed != 0 || check.sum != 0) && unit.job->pages[part.pages_first] >= 0) {
+        part.check = check;
+        unit.is_checked = true;
+      }
+      parts_.push_back(part);
     }
     block = 0;
   }
@@ -77,7 +84,8 @@ bool PageMover::take_copies() {
     for (size_t i = 0; i < count; ++i) {
       Unit& unit = *units_[ends[i].tag];
       --unit.copies_out;
-      if (!ends[i].good) fail_copies(unit);
+      if (ends[i].code == CopyCode::failed) fail_copies(unit);
+      if (ends[i].code == CopyCode::wrong_bytes) copy_again(unit);
     }
   }
   return any;
@@ -91,6 +99,20 @@ void PageMover::fail_copies(Unit& unit) {
   unit.cancel_wanted = job.is_load && !unit.has_result;
   job.good = std::min(job.good, unit.first);
   stop(job);
+}
+
+// Whose fault that is is not known: the pool looks at what it has, and gives up a block that is bad.
+void PageMover::copy_again(Unit& unit) {
+  Job& job = *unit.job;
+  job.distrusts = true;
+  if (std::exchange(unit.is_wrong, true)) return;
+  unit.drop_copies();
+  unit.cancel_wanted = !unit.has_result;
+  if (job.stopped) {
+    job.good = std::min(job.good, unit.first);
+  } else {
+    job.put_back({unit.part, unit.first, unit.count});
+  }
 }
 
 // What a unit comes to when its copies have ended.
@@ -119,7 +141,7 @@ uint64_t PageMover::named_bytes(const Unit& unit, uint32_t blocks) const {
   for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
     const uint64_t page_bytes = options_.layers[layer].page_bytes();
     for (uint32_t block = unit.first; block < unit.first + blocks; ++block) {
-      const int32_t* const first = &unit.job->pages[uint64_t{block} * block_pages_ + first_page_[layer]];
+      const int32_t* const first = &unit.job->pages[pages_of(unit, block - unit.first, layer)];
       const auto named =
           std::count_if(first, first + page_count_[layer], [](int32_t page) { return page >= 0; });
       bytes += page_bytes * static_cast<uint64_t>(named);
@@ -131,7 +153,7 @@ uint64_t PageMover::named_bytes(const Unit& unit, uint32_t blocks) const {
 // It counts for its job no longer, though a device may still hold its memory.
 void PageMover::leave(Unit& unit) {
   Job& job = *unit.job;
-  const bool dropped = unit.copy_failed || (job.is_load && job.cancelled);
+  const bool dropped = unit.copy_failed || unit.is_wrong || (job.is_load && job.cancelled);
   const uint32_t good = dropped ? 0 : unit.good;
   const uint64_t bytes = named_bytes(unit, good);
   unit.job = nullptr;

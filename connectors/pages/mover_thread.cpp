@@ -117,6 +117,7 @@ void PageMover::take_completions() {
 void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   Job& job = *unit.job;
   unit.has_result = true;
+  if (unit.is_wrong) return;
   const bool too_large = result.status == KVPOOL_TOO_LARGE && unit.count > 1;
   if (too_large) unit_segments_most_ = std::min(unit_segments_most_, unit.count / 2 * unit.layers);
   if ((result.status == KVPOOL_BUSY || too_large) && job.is_load && !job.stopped) {
@@ -141,7 +142,7 @@ void PageMover::look_at_progress() {
     if (unit->cancel_wanted && kvpool_cancel(consumer_, unit->ticket) != KVPOOL_BUSY) {
       unit->cancel_wanted = false;
     }
-    if (unit->job->is_load && !unit->job->cancelled && !unit->copy_failed) {
+    if (unit->job->is_load && !unit->job->cancelled && !unit->copy_failed && !unit->is_wrong) {
       unit->set_ready(kvpool_progress(consumer_, unit->ticket), unit->count);
     }
   }
@@ -204,7 +205,8 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   const uint32_t slots = (unit.count + unit.blocks_of_slot - 1) / unit.blocks_of_slot;
   unit.slots.assign(free_slots_.end() - slots, free_slots_.end());
   unit.ticket = 0;
-  unit.has_result = unit.released = unit.cancel_wanted = unit.copy_failed = unit.gathered = false;
+  unit.has_result = unit.released = unit.cancel_wanted = unit.gathered = false;
+  unit.copy_failed = unit.is_wrong = unit.is_checked = false;
   unit.good = unit.ready_segments = unit.next_segment = unit.next_block = 0;
   const kvpool_status sent = job.is_load ? send_load(unit) : KVPOOL_OK;
   if (sent != KVPOOL_OK) {
@@ -247,8 +249,12 @@ kvpool_status PageMover::send_load(Unit& unit) {
   request.places = unit.places;
   request.segment_first = unit.layer_first;
   request.segment_count = unit.layers;
+  if (options_.copier->can_check() && !job.distrusts && has_whole_segments(unit)) {
+    request.checks = unit.checks;
+  }
   // Of windows that are not loaded nobody writes a place.
   std::fill_n(unit.places, uint64_t{unit.count} * unit.layers, nullptr);
+  std::fill_n(unit.checks, uint64_t{unit.count} * unit.layers, kvpool_check{});
   request.pin = job.pin;
   request.block_first = job.block_first + unit.first;
   if (job.timeout_given) {
@@ -256,6 +262,19 @@ kvpool_status PageMover::send_load(Unit& unit) {
     request.timeout_us = static_cast<uint64_t>(std::max<int64_t>(left.count(), 1));
   }
   return kvpool_retrieve(consumer_, &request, &unit.ticket);
+}
+
+// What is not wanted of a segment is not copied, and what is has no sum of its own.
+bool PageMover::has_whole_segments(const Unit& unit) const {
+  for (uint32_t block = 0; block < unit.count; ++block) {
+    for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
+      const int32_t* const first = &unit.job->pages[pages_of(unit, block, layer)];
+      const auto wanted =
+          std::count_if(first, first + page_count_[layer], [](int32_t page) { return page >= 0; });
+      if (wanted != 0 && wanted != page_count_[layer]) return false;
+    }
+  }
+  return true;
 }
 
 bool PageMover::send_stores() {
@@ -299,14 +318,18 @@ bool PageMover::is_behind_another(const Unit& unit) const {
   });
 }
 
+uint32_t PageMover::pages_of(const Unit& unit, uint32_t block, uint32_t layer) const {
+  return (unit.first + block) * block_pages_ + first_page_[layer];
+}
+
 std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) const {
   const uint64_t in_block = segment_offset_[unit.layer_first + segment] - segment_offset_[unit.layer_first];
   return slots_ + unit.slots[block / unit.blocks_of_slot] * slot_bytes_ +
          block % unit.blocks_of_slot * unit.block_stride_bytes + in_block;
 }
 
-// A part that was handed over can be waited for; when all were, nothing can keep the load from coming but the
-// copier's own failure.
+// A part that was handed over, and checked where the copier does that, can be waited for; when all were,
+// nothing can keep the load from coming but the copier's own failure.
 void PageMover::order(Job& job) {
   if (job.parts.back().event == 0 || job.ordered || job.stopped || job.good < job.blocks) return;
   while (job.recorded < job.parts.size() && is_handed_over(job, job.recorded)) {
@@ -327,7 +350,8 @@ bool PageMover::is_handed_over(const Job& job, uint32_t part) const {
   if (std::ranges::any_of(job.again, [&](const Job::Range& range) { return range.part == part; }))
     return false;
   return std::ranges::none_of(units_, [&](const std::unique_ptr<Unit>& unit) {
-    return unit->job == &job && unit->part == part && !(unit->has_result && unit->handed_over());
+    return unit->job == &job && unit->part == part &&
+           !(unit->has_result && (unit->is_checked ? unit->copied() : unit->handed_over()));
   });
 }
 

@@ -48,9 +48,10 @@ struct PageMover::Job {
   bool stalled = false;    // it wants more, reads nothing now, and waits for a device
   bool stopped = false;    // no more units
   bool cancelled = false;
-  bool gathered = false;  // and told
-  uint32_t recorded = 0;  // parts whose event lies behind their copies
-  bool ordered = false;   // told, or the copier cannot tell
+  bool gathered = false;   // and told
+  uint32_t recorded = 0;   // parts whose event lies behind their copies
+  bool ordered = false;    // told, or the copier cannot tell
+  bool distrusts = false;  // a copy of it was wrong: the pool sums what is copied again
 
   [[nodiscard]] uint32_t layer_first(uint32_t of) const { return of == 0 ? 0 : parts[of - 1].layers_end; }
   [[nodiscard]] bool is_last_part() const { return part + 1 == parts.size(); }
@@ -118,11 +119,14 @@ struct PageMover::Unit {
   uint32_t next_block = 0;
   uint32_t copies_out = 0;
   bool copy_failed = false;
+  bool is_wrong = false;    // its copies; they are made again
+  bool is_checked = false;  // by the copier, in part at least
   bool gathered = false;
 
-  kvpool_key* keys = nullptr;     // in the region
-  uint64_t* addresses = nullptr;  // in the region
-  const void** places = nullptr;  // in the region
+  kvpool_key* keys = nullptr;      // in the region
+  uint64_t* addresses = nullptr;   // in the region
+  const void** places = nullptr;   // in the region
+  kvpool_check* checks = nullptr;  // in the region
 
   [[nodiscard]] bool handed_over() const { return next_segment >= ready_segments; }
   [[nodiscard]] bool copied() const { return handed_over() && copies_out == 0; }

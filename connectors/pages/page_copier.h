@@ -7,7 +7,7 @@
 // Memory: from submit() until poll() tells its end a batch has the bytes of its segments and pages; the
 // arrays that describe it are read during submit() alone.
 //
-// Failure: open() says what is missing. A batch that was taken on completes exactly once, well or not.
+// Failure: open() says what is missing. A batch that was taken on completes exactly once, with a CopyCode.
 
 #pragma once
 
@@ -33,6 +33,7 @@ struct CopyPart {
   uint32_t layer = 0;
   uint32_t pages_first = 0;
   uint32_t pages_count = 0;
+  std::optional<kvpool_check> check{};  // of a load, by a copier that can_check()
 };
 
 struct CopyBatch {
@@ -43,9 +44,15 @@ struct CopyBatch {
   uint64_t tag = 0;                // comes back with its end
 };
 
+enum class CopyCode : uint8_t {
+  good,
+  wrong_bytes,  // all was copied, and some part's check is not that of what came
+  failed,       // pages hold anything
+};
+
 struct CopyEnd {
   uint64_t tag = 0;
-  bool good = false;
+  CopyCode code = CopyCode::failed;
 };
 
 class PageCopier {
@@ -60,6 +67,8 @@ class PageCopier {
   [[nodiscard]] virtual kvpool_status open(kvpool_pool* pool, std::span<const Layer> layers,
                                            const BlockPages& pages, kvpool_error* error) = 0;
   [[nodiscard]] virtual bool knows_events() const = 0;
+  // Whether it sums what it loads, where a part has a check and all of its pages.
+  [[nodiscard]] virtual bool can_check() const = 0;
 
   // Takes on the first of the parts, as many as it has room for, as one batch; returns how many. 0: its queue
   // is full, to be tried again after a completion. None: it refuses them, now and later.

@@ -25,9 +25,10 @@ constexpr uint64_t round_up(uint64_t bytes) {
   return (bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes;
 }
 
-// Keys, addresses and places of a unit's blocks.
+// Keys, addresses, places and checks of a unit's blocks.
 constexpr uint64_t unit_array_bytes(uint64_t layers) {
-  return unit_blocks_most * (sizeof(kvpool_key) + layers * (sizeof(uint64_t) + sizeof(const void*)));
+  return unit_blocks_most *
+         (sizeof(kvpool_key) + layers * (sizeof(uint64_t) + sizeof(const void*) + sizeof(kvpool_check)));
 }
 
 Clock::time_point after(uint64_t timeout_us) {
@@ -121,6 +122,7 @@ void PageMover::make_units(std::byte* region) {
     unit.keys = reinterpret_cast<kvpool_key*>(arrays);
     unit.addresses = reinterpret_cast<uint64_t*>(arrays + unit_blocks_most * sizeof(kvpool_key));
     unit.places = reinterpret_cast<const void**>(unit.addresses + uint64_t{unit_blocks_most} * segments());
+    unit.checks = reinterpret_cast<kvpool_check*>(unit.places + uint64_t{unit_blocks_most} * segments());
     unit.slots.reserve(unit_blocks_most);
     free_units_.push_back(i);
   }

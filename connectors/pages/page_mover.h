@@ -161,15 +161,17 @@ class PageMover {
   void start_stores();
   [[nodiscard]] kvpool_request request_for(const Unit& unit) const;
   [[nodiscard]] kvpool_status send_load(Unit& unit);
+  [[nodiscard]] bool has_whole_segments(const Unit& unit) const;
   [[nodiscard]] bool send_stores();
   [[nodiscard]] bool send_store(Unit& unit);
   [[nodiscard]] bool is_behind_another(const Unit& unit) const;
   // Copies: what is ready goes to the copier, and what a unit comes to as they end.
   [[nodiscard]] bool hand_over();
   [[nodiscard]] bool hand_over_unit(Unit& unit);
-  void list_parts(const Unit& unit);
+  void list_parts(Unit& unit);
   [[nodiscard]] bool take_copies();
   void fail_copies(Unit& unit);
+  void copy_again(Unit& unit);
   void settle(Unit& unit);
   void settle_units();
   void leave(Unit& unit);
@@ -188,6 +190,7 @@ class PageMover {
   }
   [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(options_.layers.size()); }
   [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;  // the unit's own
+  [[nodiscard]] uint32_t pages_of(const Unit& unit, uint32_t block, uint32_t layer) const;  // in its job's
 
   MoverOptions options_;
   uint32_t block_pages_ = 0;

@@ -29,6 +29,11 @@ PagedLayer paged(const Layer& layer) {
   return made;
 }
 
+CopyCode code_of(Errc code) {
+  if (code == Errc::ok) return CopyCode::good;
+  return code == Errc::corrupt ? CopyCode::wrong_bytes : CopyCode::failed;
+}
+
 class GpuCopier final : public PageCopier {
  public:
   GpuCopier(int device, OpenTransfer open_transfer)
@@ -44,6 +49,7 @@ class GpuCopier final : public PageCopier {
     return static_cast<kvpool_status>(opened.error().code);
   }
   [[nodiscard]] bool knows_events() const override { return true; }
+  [[nodiscard]] bool can_check() const override { return can_check_; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override;
   [[nodiscard]] bool record(uint64_t event) override {
     return transfer_->record(GpuDirection::load, {static_cast<uintptr_t>(event)}).has_value();
@@ -64,6 +70,7 @@ class GpuCopier final : public PageCopier {
   std::vector<uint64_t> pieces_;               // [layers] of a page
   std::vector<PagedSegment> segments_;         // of the batch that is submitted
   std::array<std::vector<uint64_t>, 2> tags_;  // of the batches under way, by direction and number
+  bool can_check_ = false;
   bool told_ = false;
 };
 
@@ -81,6 +88,7 @@ Status GpuCopier::prepare(kvpool_pool* pool, std::span<const Layer> layers, cons
     options_.pieces_max = std::max(options_.pieces_max, static_cast<uint32_t>(of_segment));
     cache.push_back(paged(layer));
   }
+  can_check_ = std::ranges::all_of(cache, &PagedLayer::can_be_checked);
   segments_.reserve(options_.pieces_max);
   for (std::vector<uint64_t>& tags : tags_) tags.resize(options_.batches_max);
   auto opened = open_transfer_(options_);
@@ -107,6 +115,7 @@ std::optional<size_t> GpuCopier::submit(const CopyBatch& batch) {
                          .layer = part.layer,
                          .pages_first = part.pages_first,
                          .pages_count = part.pages_count});
+    if (part.check) segments_.back().check = PagedCheck{.seed = part.check->seed, .sum = part.check->sum};
   }
   PagedBatch made{.direction = batch.way == CopyWay::to_pages ? GpuDirection::load : GpuDirection::store,
                   .segments = segments_,
@@ -133,8 +142,11 @@ size_t GpuCopier::poll(std::span<CopyEnd> out) {
   const size_t count = transfer_->poll(std::span(taken).first(std::min(taken.size(), out.size())));
   for (size_t i = 0; i < count; ++i) {
     const std::vector<uint64_t>& tags = tags_[static_cast<size_t>(taken[i].ticket.direction)];
-    out[i] = {.tag = tags[taken[i].ticket.number % tags.size()], .good = taken[i].code == Errc::ok};
-    if (!out[i].good) tell_failure();
+    out[i] = {.tag = tags[taken[i].ticket.number % tags.size()], .code = code_of(taken[i].code)};
+    if (out[i].code == CopyCode::failed) tell_failure();
+    if (out[i].code == CopyCode::wrong_bytes) {
+      log_warn("GPU {}: bytes came that do not match their checksum; they are loaded again", device_);
+    }
   }
   return count;
 }

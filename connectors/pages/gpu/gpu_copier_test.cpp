@@ -18,6 +18,8 @@ struct Seen {
   std::vector<size_t> batches;  // segments of each
   std::vector<uint64_t> events;
   std::vector<std::pair<GpuDirection, uintptr_t>> recorded;
+  std::vector<PagedCheck> checks;
+  bool corrupts = false;
   size_t batches_max = 2;
   Status register_status;
   std::string failure;
@@ -44,6 +46,9 @@ class FakeTransfer final : public GpuTransfer {
     const auto totals = list_pieces(layers_, batch.segments, batch.pages, room_);
     if (!totals) return tl::unexpected(totals.error());
     seen_.batches.push_back(batch.segments.size());
+    for (const PagedSegment& segment : batch.segments) {
+      if (segment.check) seen_.checks.push_back(*segment.check);
+    }
     seen_.events.push_back(batch.after ? batch.after->handle : 0);
     waiting_[way].emplace_back(room_.begin(), room_.begin() + totals->pieces);
     return GpuTicket{batch.direction, submitted_[way]++};
@@ -59,8 +64,9 @@ class FakeTransfer final : public GpuTransfer {
         if (seen_.failure.empty()) std::memcpy(load ? device : host, load ? host : device, piece.bytes);
       }
       waiting_[way].pop_front();
+      const Errc carried = seen_.corrupts ? Errc::corrupt : Errc::ok;
       out[0] = {.ticket = {direction, completed_[way]++},
-                .code = seen_.failure.empty() ? Errc::ok : Errc::io_error};
+                .code = seen_.failure.empty() ? carried : Errc::io_error};
       return 1;
     }
     return 0;
@@ -179,13 +185,40 @@ TEST_F(GpuCopierTest, CutsABatchToThePiecesThatFit) {
   for (const uint64_t tag : {7U, 8U, 9U}) {
     ASSERT_EQ(copier->poll(ends), 1U);
     EXPECT_EQ(ends[0].tag, tag);
-    EXPECT_TRUE(ends[0].good);
+    EXPECT_EQ(ends[0].code, CopyCode::good);
   }
   EXPECT_EQ(copier->submit(batch), 3U);
   seen_.failure = "a GPU that fell off the bus";
   ASSERT_EQ(copier->poll(ends), 1U);
-  EXPECT_FALSE(ends[0].good);
+  EXPECT_EQ(ends[0].code, CopyCode::failed);
   EXPECT_FALSE(copier->submit(batch)) << "now and later";
+}
+
+TEST_F(GpuCopierTest, TellsWhatComesWrong) {
+  start(toml({"memory"}));
+  const auto copier = fake();
+  std::vector<Layer> its_layers = engine_->options(pool_, shape_.ns).layers;
+  ASSERT_EQ(copier->open(pool_, its_layers, {.of_group = {full_pages}}, &error_), KVPOOL_OK);
+  EXPECT_TRUE(copier->can_check());
+  std::vector<std::byte> segment(full_pages * 6144);
+  std::vector<CopyPart> parts(2, CopyPart{.segment = segment.data(), .pages_count = full_pages});
+  parts[1].check = kvpool_check{.seed = 3, .sum = 4};
+  const std::vector<int32_t> numbers = {0, 2, 3, 1};
+  const CopyBatch batch{.way = CopyWay::to_pages, .parts = parts, .pages = numbers, .tag = 7};
+  std::array<CopyEnd, 4> ends;
+  for (const bool corrupts : {true, false}) {
+    seen_.corrupts = corrupts;
+    EXPECT_EQ(copier->submit(batch), 2U);
+    ASSERT_EQ(copier->poll(ends), 1U);
+    EXPECT_EQ(ends[0].code, corrupts ? CopyCode::wrong_bytes : CopyCode::good);
+  }
+  ASSERT_EQ(seen_.checks.size(), 2U);
+  EXPECT_EQ(seen_.checks[0].seed, 3U);
+  EXPECT_EQ(seen_.checks[0].sum, 4U);
+  its_layers[1].pieces = {{0, 4080}};
+  const auto other = fake();
+  ASSERT_EQ(other->open(pool_, its_layers, {.of_group = {full_pages}}, &error_), KVPOOL_OK);
+  EXPECT_FALSE(other->can_check());
 }
 
 }  // namespace

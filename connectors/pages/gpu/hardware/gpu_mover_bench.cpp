@@ -41,6 +41,12 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
+double processor_seconds() {
+  timespec spent{};
+  (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+  return static_cast<double>(spent.tv_sec) + static_cast<double>(spent.tv_nsec) / 1e9;
+}
+
 struct Settings {
   uint32_t rounds = 5;
   uint64_t gib = 4;
@@ -332,7 +338,7 @@ void Bench::expect_pages() {
 
 void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
   constexpr uint64_t link_bytes = 1 << 30;
-  std::vector<double> links[2], rates[5], ratios[5], first_ms, launch_ms;
+  std::vector<double> links[2], rates[5], ratios[5], first_ms, launch_ms, cores;
   const auto bytes = static_cast<double>(total_bytes_);
   for (uint32_t round = 0; round <= rounds; ++round) {
     fill_pages();
@@ -344,7 +350,9 @@ void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
     const bool compared = round == 0 || round == rounds;
     clear_pages();
     const double load_link = link(pinned[0], std::min(link_bytes, total_bytes_), true);
+    const double spent_before_s = processor_seconds();
     const double load_s = load(pin, 1);
+    const double spent_s = processor_seconds() - spent_before_s;
     if (compared) {
       expect_pages();
       clear_pages();
@@ -362,6 +370,7 @@ void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
     if (round == 0) continue;  // memory is touched for the first time
     links[0].push_back(load_link / 1e9);
     links[1].push_back(store_link / 1e9);
+    cores.push_back(spent_s / (bytes / load_link));
     const std::array<double, 5> rate = {bytes / load_s, bytes / many_s, bytes / behind.load_s,
                                         bytes / store_s, bytes / gathered_s};
     for (size_t i = 0; i < rate.size(); ++i) {
@@ -380,6 +389,8 @@ void Bench::run(uint32_t rounds, const std::vector<std::byte*>& pinned) {
     (void)std::printf("  %-17s %6.1f GB/s  %.3f of the link (%.3f to %.3f)\n", names[i], median(rates[i]),
                       median(ratios[i]), std::ranges::min(ratios[i]), std::ranges::max(ratios[i]));
   }
+  (void)std::printf("  a load takes %.2f cores at the link's rate (%.2f to %.2f)\n", median(cores),
+                    std::ranges::min(cores), std::ranges::max(cores));
   (void)std::printf("  one block         %6.2f ms\n", median(first_ms));
   (void)std::printf("  an engine's longest launch behind that step %.2f ms (up to %.2f)\n", median(launch_ms),
                     std::ranges::max(launch_ms));
