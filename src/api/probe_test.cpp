@@ -37,7 +37,8 @@ class ProbeApi : public ::testing::Test {
       stored.devices.push_back({.name = name,
                                 .read_bytes_per_second = 1e9,
                                 .together_bytes_per_second = 4e8,
-                                .queue_bytes = 1 << 20});
+                                .queue_bytes = 1 << 20,
+                                .storage = name.starts_with("file")});
     }
     ASSERT_TRUE(kvpool::save_profile(profile(), stored));
   }
@@ -107,7 +108,7 @@ TEST_F(ProbeApi, ALinkIsWhatMemoryGivesInPlace) {
   save();
   toml_.insert(sizeof "[pool]", "link = \"200MB/s\"\n");
   options_.config_toml = toml_.c_str();
-  EXPECT_NEAR(share_of_file(), 4e7 / (2e8 + 4e7), 0.01);
+  EXPECT_NEAR(share_of_file(), 2.0 / 3 * 4e7 / 2e8, 0.01) << "memory alone fills the link";
   toml_ += "[[device]]\nkind = \"memory\"\nname = \"memory0\"\nsize = \"8MiB\"\nlimit_read = \"60MB/s\"\n";
   toml_.erase(toml_.find("[[device]]\nkind = \"memory\"\nsize"),
               sizeof "[[device]]\nkind = \"memory\"\nsize = \"8MiB\"");

@@ -18,23 +18,47 @@ std::vector<double> normalised(std::vector<double> weights) {
   return weights;
 }
 
-// Storage gives all it has; memory fills the link up to the rest.
-std::vector<double> link_weights(const Profile& profile) {
+struct Rates {
   double storage = 0;
   double memory = 0;
+};
+
+Rates sum_rates(const Profile& profile) {
+  Rates rates;
   for (const DeviceProfile& device : profile.devices) {
-    (device.storage ? storage : memory) += device.retrieve_bytes_per_second();
+    (device.storage ? rates.storage : rates.memory) += device.retrieve_bytes_per_second();
   }
-  const double link = profile.link_bytes_per_second;
-  const bool bounded = link > 0 && storage > 0 && storage + memory > link;
-  const double memory_scale = bounded ? std::max(0.0, link - storage) / memory : 1.0;
+  return rates;
+}
+
+// Every device's bandwidth, those of memory times memory_scale.
+std::vector<double> weights_of(const Profile& profile, double memory_scale) {
   std::vector<double> weights;
   weights.reserve(profile.devices.size());
   for (const DeviceProfile& device : profile.devices) {
-    weights.push_back(device.retrieve_bytes_per_second() *
-                      (device.storage || memory <= 0 ? 1.0 : memory_scale));
+    weights.push_back(device.retrieve_bytes_per_second() * (device.storage ? 1.0 : memory_scale));
   }
   return weights;
+}
+
+// Where memory alone fills the link, storage adds room and no rate. Its last byte is then not to come with
+// the link's last, behind which a consumer has work to do, but in this part of that time.
+constexpr double storage_lead = 2.0 / 3;
+
+std::vector<double> bandwidth_weights(const Profile& profile) {
+  const auto [storage, memory] = sum_rates(profile);
+  const double link = profile.link_bytes_per_second;
+  constexpr double fills = 0.999;  // a link over several memories is rounded
+  const bool leads = link > 0 && storage > 0 && memory >= fills * link;
+  return weights_of(profile, leads ? std::max(1.0, (link / storage_lead - storage) / memory) : 1.0);
+}
+
+// Storage gives all it has; memory fills the link up to the rest.
+std::vector<double> link_weights(const Profile& profile) {
+  const auto [storage, memory] = sum_rates(profile);
+  const double link = profile.link_bytes_per_second;
+  const bool bounded = link > 0 && storage > 0 && memory > 0 && storage + memory > link;
+  return weights_of(profile, bounded ? std::max(0.0, link - storage) / memory : 1.0);
 }
 
 }  // namespace
@@ -54,9 +78,7 @@ std::vector<double> planned_shares(PlacementRule rule, const Profile& profile) {
       weights = link_weights(profile);
       break;
     case PlacementRule::bandwidth:
-      for (const DeviceProfile& device : profile.devices) {
-        weights.push_back(device.retrieve_bytes_per_second());
-      }
+      weights = bandwidth_weights(profile);
       break;
   }
   return normalised(std::move(weights));

@@ -175,5 +175,23 @@ TEST(PlannedShares, EqualIsEqual) {
     EXPECT_NEAR(share, 1.0 / 3, 1e-12);
 }
 
+// Where memory alone fills the link, a disk's bytes come in two thirds of the time that the link needs.
+TEST(PlannedShares, HaveStorageReadBeforeTheLinkIsDone) {
+  const auto shares = [](double memory, double drive, double link) {
+    Profile profile = three_devices();
+    profile.devices.resize(2);
+    profile.devices[0].read_bytes_per_second = memory;
+    profile.devices[1].read_bytes_per_second = drive;
+    profile.link_bytes_per_second = link;
+    return planned_shares(PlacementRule::bandwidth, profile);
+  };
+  EXPECT_NEAR(shares(50e9, 2e9, 50e9)[1], 2.0 / 3 * 2 / 50, 1e-12);
+  EXPECT_NEAR(shares(50e9, 14e9, 50e9)[1], 2.0 / 3 * 14 / 50, 1e-12);
+  EXPECT_NEAR(shares(50e9, 25e9, 50e9)[1], 1.0 / 3, 1e-12) << "by bandwidth they come as early";
+  EXPECT_NEAR(shares(50e9, 40e9, 50e9)[1], 40.0 / 90, 1e-12);
+  EXPECT_NEAR(shares(40e9, 2e9, 50e9)[1], 2.0 / 42, 1e-12) << "memory does not fill it";
+  EXPECT_NEAR(shares(50e9, 2e9, 0)[1], 2.0 / 52, 1e-12) << "no link is known";
+}
+
 }  // namespace
 }  // namespace kvpool
