@@ -7,15 +7,22 @@
 namespace kvpool {
 namespace {
 
-// Where the profile does not say: memory is bounded by its copies alone; a drive wants some 32 requests of 1
-// MiB.
+// Where the profile does not say: memory is bounded by its copies alone; a drive wants up to 32 requests of 1
+// MiB, a slower one what it gives in some milliseconds. A disk serves what it has all at once, so that the
+// first of it comes with the last, and a retrieve's first layer waits for a window.
 constexpr uint64_t memory_window_bytes_min = 8ULL << 20;
-constexpr uint64_t storage_window_bytes = 32ULL << 20;
+constexpr uint64_t storage_window_bytes_min = 4ULL << 20;
+constexpr uint64_t storage_window_bytes_max = 32ULL << 20;
+constexpr Nanos storage_window{std::chrono::milliseconds(5)};
 
 uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
   if (profile.queue_bytes > 0) return profile.queue_bytes;
-  return limits.in_place ? std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes)
-                         : storage_window_bytes;
+  if (limits.in_place) return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
+  const double rate = profile.retrieve_bytes_per_second();
+  if (rate <= 0) return storage_window_bytes_max;
+  const Nanos long_enough = std::max(storage_window, 4 * profile.read_latency);
+  const double bytes = rate * std::chrono::duration<double>(long_enough).count();
+  return std::clamp(static_cast<uint64_t>(bytes), storage_window_bytes_min, storage_window_bytes_max);
 }
 
 // Whether the consumer cut one request into these two. Another consumer may redeem the same pin.

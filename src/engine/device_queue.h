@@ -72,6 +72,7 @@ class DeviceQueue {
   }
 
   // ---- in flight
+  [[nodiscard]] uint64_t window_bytes() const { return window_bytes_; }
   // Whether a part of that size may be issued; whether it may go to the device.
   [[nodiscard]] bool may_issue(uint32_t bytes) const;
   [[nodiscard]] bool may_start(uint32_t bytes) const;

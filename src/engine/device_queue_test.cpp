@@ -51,6 +51,26 @@ class DeviceQueueTest : public testing::Test {
   std::vector<PartHandle> taken_;
 };
 
+// How much goes to a drive before the first of it is back.
+TEST_F(DeviceQueueTest, AWindowIsWhatADriveGivesInSomeMilliseconds) {
+  TestDevice drive(false, 1024);
+  const auto window_mib = [&](double read_bytes_per_second, Nanos latency, uint64_t queue_bytes = 0) {
+    const DeviceProfile profile{.name = "drive",
+                                .read_bytes_per_second = read_bytes_per_second,
+                                .read_latency = latency,
+                                .queue_bytes = queue_bytes};
+    const DeviceQueue queue(DeviceId(0), drive, table_, {}, profile);
+    return queue.window_bytes() >> 20;
+  };
+  using std::chrono::microseconds;
+  EXPECT_EQ(window_mib(2.1e9, microseconds(500)), 10U);
+  EXPECT_EQ(window_mib(2.1e9, microseconds(3000)), 24U) << "four times its latency";
+  EXPECT_EQ(window_mib(14e9, microseconds(100)), 32U);
+  EXPECT_EQ(window_mib(1e6, microseconds(100)), 4U);
+  EXPECT_EQ(window_mib(0, microseconds(0)), 32U) << "nothing is known";
+  EXPECT_EQ(window_mib(2.1e9, microseconds(500), 3 << 20), 3U) << "as it was measured";
+}
+
 TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   Ticket& large = add_ticket(200);
   enqueue_all(large);
