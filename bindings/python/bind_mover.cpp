@@ -151,6 +151,7 @@ class Mover final : public Closable {
     out["stored_blocks"] = stats.stored_blocks;
     out["stored_bytes"] = stats.stored_bytes;
     out["failed_stores"] = stats.failed_stores;
+    out["wrong_copies"] = stats.wrong_copies;
     out["jobs_under_way"] = get()->jobs_under_way();
     return out;
   }

@@ -15,7 +15,7 @@ class CpuCopier final : public PageCopier {
     return KVPOOL_OK;
   }
   [[nodiscard]] bool knows_events() const override { return false; }
-  [[nodiscard]] bool can_check() const override { return false; }
+  [[nodiscard]] bool can_check(uint32_t /*layer*/) const override { return false; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override {
     if (done_ == ends_.size()) return 0;
     for (const CopyPart& part : batch.parts) {

@@ -96,7 +96,7 @@ class LateCopier final : public PageCopier {
     return KVPOOL_OK;
   }
   [[nodiscard]] bool knows_events() const override { return true; }
-  [[nodiscard]] bool can_check() const override { return true; }
+  [[nodiscard]] bool can_check(uint32_t /*layer*/) const override { return true; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override {
     const auto way = static_cast<size_t>(batch.way);
     const std::lock_guard lock(late_->mutex);

@@ -63,9 +63,10 @@ void PageMover::list_parts(Unit& unit) {
       CopyPart part{.segment = place == nullptr ? slot(unit, block, segment)
                                                 : static_cast<std::byte*>(const_cast<void*>(place)),
                     .layer = layer,
-                    .pages_first = pages_of(unit, block, layer),
+                    .pages_first = first_page_of(unit, block, layer),
                     .pages_count = page_count_[layer]};
       const kvpool_check& check = unit.checks[entry];
+      // All of its pages are wanted, or none.
       if (place != nullptr && (check.seed != 0 || check.sum != 0) && unit.job->pages[part.pages_first] >= 0) {
         part.check = check;
         unit.is_checked = true;
@@ -101,17 +102,22 @@ void PageMover::fail_copies(Unit& unit) {
   stop(job);
 }
 
-// Whose fault that is is not known: the pool looks at what it has, and gives up a block that is bad.
+// Whose fault that is is not known. The pool looks at what it has, and gives up a block that is bad; where it
+// finds nothing, and they come wrong again, the way is no good.
 void PageMover::copy_again(Unit& unit) {
   Job& job = *unit.job;
-  job.distrusts = true;
+  {
+    const std::lock_guard lock(mutex_);
+    ++stats_.wrong_copies;
+  }
+  if (unit.is_suspect) return fail_copies(unit);
   if (std::exchange(unit.is_wrong, true)) return;
   unit.drop_copies();
   unit.cancel_wanted = !unit.has_result;
   if (job.stopped) {
     job.good = std::min(job.good, unit.first);
   } else {
-    job.put_back({unit.part, unit.first, unit.count});
+    job.put_back({unit.part, unit.first, unit.count, true});
   }
 }
 
@@ -141,7 +147,7 @@ uint64_t PageMover::named_bytes(const Unit& unit, uint32_t blocks) const {
   for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
     const uint64_t page_bytes = options_.layers[layer].page_bytes();
     for (uint32_t block = unit.first; block < unit.first + blocks; ++block) {
-      const int32_t* const first = &unit.job->pages[pages_of(unit, block - unit.first, layer)];
+      const int32_t* const first = &unit.job->pages[first_page_of(unit, block - unit.first, layer)];
       const auto named =
           std::count_if(first, first + page_count_[layer], [](int32_t page) { return page >= 0; });
       bytes += page_bytes * static_cast<uint64_t>(named);

@@ -122,7 +122,7 @@ void PageMover::finish(Unit& unit, const kvpool_completion& result) {
   if (too_large) unit_segments_most_ = std::min(unit_segments_most_, unit.count / 2 * unit.layers);
   if ((result.status == KVPOOL_BUSY || too_large) && job.is_load && !job.stopped) {
     unit.drop_copies();
-    job.put_back({unit.part, unit.first, unit.count});
+    job.put_back({unit.part, unit.first, unit.count, unit.is_suspect});
     if (!too_large) refused_until_ = Clock::now() + std::chrono::milliseconds(refused_ms);
     if (Clock::now() >= job.deadline) stop(job);
     return;
@@ -207,6 +207,7 @@ bool PageMover::start_unit(Job& job, size_t slots_kept) {
   unit.ticket = 0;
   unit.has_result = unit.released = unit.cancel_wanted = unit.gathered = false;
   unit.copy_failed = unit.is_wrong = unit.is_checked = false;
+  unit.is_suspect = next.is_suspect;
   unit.good = unit.ready_segments = unit.next_segment = unit.next_block = 0;
   const kvpool_status sent = job.is_load ? send_load(unit) : KVPOOL_OK;
   if (sent != KVPOOL_OK) {
@@ -249,8 +250,9 @@ kvpool_status PageMover::send_load(Unit& unit) {
   request.places = unit.places;
   request.segment_first = unit.layer_first;
   request.segment_count = unit.layers;
-  if (options_.copier->can_check() && !job.distrusts && has_whole_segments(unit)) {
+  if (can_check(unit)) {
     request.checks = unit.checks;
+    if (!unit.is_suspect) request.flags |= KVPOOL_UNSUMMED;
   }
   // Of windows that are not loaded nobody writes a place.
   std::fill_n(unit.places, uint64_t{unit.count} * unit.layers, nullptr);
@@ -264,11 +266,12 @@ kvpool_status PageMover::send_load(Unit& unit) {
   return kvpool_retrieve(consumer_, &request, &unit.ticket);
 }
 
-// What is not wanted of a segment is not copied, and what is has no sum of its own.
-bool PageMover::has_whole_segments(const Unit& unit) const {
-  for (uint32_t block = 0; block < unit.count; ++block) {
-    for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
-      const int32_t* const first = &unit.job->pages[pages_of(unit, block, layer)];
+// Whether the copier can sum its segments: of one that is not wanted whole not all bytes are copied.
+bool PageMover::can_check(const Unit& unit) const {
+  for (uint32_t layer = unit.layer_first; layer < unit.layer_first + unit.layers; ++layer) {
+    if (!options_.copier->can_check(layer)) return false;
+    for (uint32_t block = 0; block < unit.count; ++block) {
+      const int32_t* const first = &unit.job->pages[first_page_of(unit, block, layer)];
       const auto wanted =
           std::count_if(first, first + page_count_[layer], [](int32_t page) { return page >= 0; });
       if (wanted != 0 && wanted != page_count_[layer]) return false;
@@ -318,7 +321,7 @@ bool PageMover::is_behind_another(const Unit& unit) const {
   });
 }
 
-uint32_t PageMover::pages_of(const Unit& unit, uint32_t block, uint32_t layer) const {
+uint32_t PageMover::first_page_of(const Unit& unit, uint32_t block, uint32_t layer) const {
   return (unit.first + block) * block_pages_ + first_page_[layer];
 }
 
@@ -332,6 +335,7 @@ std::byte* PageMover::slot(const Unit& unit, uint32_t block, uint32_t segment) c
 // nothing can keep the load from coming but the copier's own failure.
 void PageMover::order(Job& job) {
   if (job.parts.back().event == 0 || job.ordered || job.stopped || job.good < job.blocks) return;
+  if (job.over()) return;  // nobody needs to wait
   while (job.recorded < job.parts.size() && is_handed_over(job, job.recorded)) {
     if (!options_.copier->record(job.parts[job.recorded].event)) {
       job.ordered = true;

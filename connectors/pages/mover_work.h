@@ -39,6 +39,7 @@ struct PageMover::Job {
     uint32_t part = 0;
     uint32_t first = 0;
     uint32_t count = 0;
+    bool is_suspect = false;  // it came wrong before
   };
   std::vector<Range> again;  // what units were made of, and the pool did not take on; the first last
   uint32_t good = 0;         // no block from here on will be complete
@@ -48,10 +49,9 @@ struct PageMover::Job {
   bool stalled = false;    // it wants more, reads nothing now, and waits for a device
   bool stopped = false;    // no more units
   bool cancelled = false;
-  bool gathered = false;   // and told
-  uint32_t recorded = 0;   // parts whose event lies behind their copies
-  bool ordered = false;    // told, or the copier cannot tell
-  bool distrusts = false;  // a copy of it was wrong: the pool sums what is copied again
+  bool gathered = false;  // and told
+  uint32_t recorded = 0;  // parts whose event lies behind their copies
+  bool ordered = false;   // told, or the copier cannot tell
 
   [[nodiscard]] uint32_t layer_first(uint32_t of) const { return of == 0 ? 0 : parts[of - 1].layers_end; }
   [[nodiscard]] bool is_last_part() const { return part + 1 == parts.size(); }
@@ -65,13 +65,13 @@ struct PageMover::Job {
       ++part;
       started = 0;
     }
-    return {part, started, good - started};
+    return {part, started, good - started, false};
   }
   void take(const Range& next, uint32_t count) {
     if (again.empty()) {
       started += count;
     } else {
-      again.back() = {next.part, next.first + count, next.count - count};
+      again.back() = {next.part, next.first + count, next.count - count, next.is_suspect};
       if (next.count == count) again.pop_back();
     }
   }
@@ -119,7 +119,8 @@ struct PageMover::Unit {
   uint32_t next_block = 0;
   uint32_t copies_out = 0;
   bool copy_failed = false;
-  bool is_wrong = false;    // its copies; they are made again
+  bool is_suspect = false;  // its blocks came wrong before
+  bool is_wrong = false;    // they did so now, and are wanted again unless the job was stopped
   bool is_checked = false;  // by the copier, in part at least
   bool gathered = false;
 

@@ -67,8 +67,8 @@ class PageCopier {
   [[nodiscard]] virtual kvpool_status open(kvpool_pool* pool, std::span<const Layer> layers,
                                            const BlockPages& pages, kvpool_error* error) = 0;
   [[nodiscard]] virtual bool knows_events() const = 0;
-  // Whether it sums what it loads, where a part has a check and all of its pages.
-  [[nodiscard]] virtual bool can_check() const = 0;
+  // Whether it sums what it loads of that layer, where a part has a check and all of its pages.
+  [[nodiscard]] virtual bool can_check(uint32_t layer) const = 0;
 
   // Takes on the first of the parts, as many as it has room for, as one batch; returns how many. 0: its queue
   // is full, to be tried again after a completion. None: it refuses them, now and later.

@@ -11,6 +11,9 @@
 // keeps a unit's memory, and not its job. Copies that do not end keep both: a job whose event (`after`) never
 // comes does not end, nor do those behind it.
 //
+// Integrity: what the pool leaves in memory is summed by the copier where it can do that, behind the copies.
+// What comes wrong is loaded again, looked at by the pool, too; wrong once more, the load ends there.
+//
 // Failure: each job ends, with how many of its leading blocks were stored or loaded. A load of a geometry
 // with window segments loads all of its blocks or none: fewer would want other pages.
 //
@@ -94,6 +97,7 @@ struct Event {
 struct MoverStats {
   uint64_t loaded_blocks = 0, loaded_bytes = 0, failed_loads = 0;
   uint64_t stored_blocks = 0, stored_bytes = 0, failed_stores = 0;
+  uint64_t wrong_copies = 0;  // batches of loads whose bytes did not match their checks
 };
 
 class PageMover {
@@ -161,7 +165,7 @@ class PageMover {
   void start_stores();
   [[nodiscard]] kvpool_request request_for(const Unit& unit) const;
   [[nodiscard]] kvpool_status send_load(Unit& unit);
-  [[nodiscard]] bool has_whole_segments(const Unit& unit) const;
+  [[nodiscard]] bool can_check(const Unit& unit) const;
   [[nodiscard]] bool send_stores();
   [[nodiscard]] bool send_store(Unit& unit);
   [[nodiscard]] bool is_behind_another(const Unit& unit) const;
@@ -190,7 +194,8 @@ class PageMover {
   }
   [[nodiscard]] uint32_t segments() const { return static_cast<uint32_t>(options_.layers.size()); }
   [[nodiscard]] std::byte* slot(const Unit& unit, uint32_t block, uint32_t segment) const;  // the unit's own
-  [[nodiscard]] uint32_t pages_of(const Unit& unit, uint32_t block, uint32_t layer) const;  // in its job's
+  [[nodiscard]] uint32_t first_page_of(const Unit& unit, uint32_t block,
+                                       uint32_t layer) const;  // in its job's
 
   MoverOptions options_;
   uint32_t block_pages_ = 0;

@@ -222,6 +222,7 @@ enum {
   KVPOOL_PIN = 1,      /* match: hold the run; the completion's pin is redeemable by any consumer */
   KVPOOL_TAKE_PIN = 2, /* retrieve, stage: give the pin back at release, whatever happens but BUSY */
   KVPOOL_IN_PLACE = 4, /* retrieve of a pin: what lies in pool memory is not copied, see kvpool_retrieve() */
+  KVPOOL_UNSUMMED = 8, /* in place, with checks: nor is it summed, since the caller does that */
 };
 
 /* One struct for every kind of request; each function says which fields it reads. keys and buffers must lie
@@ -246,7 +247,7 @@ typedef struct kvpool_request {
   uint64_t timeout_us;  /* 0: the configuration's deadline */
   const void** places;  /* retrieve with KVPOOL_IN_PLACE: [blocks][segment_count], written by the pool; in the
                            consumer's regions, 8-byte aligned, overlapping nothing else */
-  kvpool_check* checks; /* null, or like places; the caller then verifies what lies in memory itself */
+  kvpool_check* checks; /* null, or like places: what the bytes there must be */
 } kvpool_request;
 
 /* Every function below returns KVPOOL_OK and the ticket, or KVPOOL_BUSY (nothing was sent), or
@@ -267,18 +268,20 @@ KVPOOL_API kvpool_status kvpool_match(kvpool_consumer*, const kvpool_request*, k
  * once they are verified where they lie, as `verify` says. Segments from files and drives come into their
  * buffers as ever, and their places are NULL. A place may be read once kvpool_progress() or the result
  * reports its segment; what else stands in the array means nothing, and a request that is refused writes
- * nothing. From the request to its release `places` is the pool's. The buffer of a segment in memory is
- * neither looked at nor written. But which segments those are `places` says afterwards (all of them, where
- * kvpool_stage() has brought this pin's run into memory), so buffers are wanted for all.
+ * nothing. From the request to its release `places` and `checks` are the pool's. The buffer of a segment in
+ * memory is neither looked at nor written. But which segments those are `places` says afterwards (all of
+ * them, where kvpool_stage() has brought this pin's run into memory), so buffers are wanted for all.
  *
  * The bytes at a place are to be read only. They stay where and what they are until the pin is given back, by
  * kvpool_unpin(), by anybody's request with KVPOOL_TAKE_PIN, or as its holder closes or is closed, whatever
  * becomes of the request and of the block: whoever reads them, a GPU's copy engine too, must be done by then.
  * So the request must name a pin, and must not give it along (KVPOOL_TAKE_PIN): KVPOOL_INVALID_ARGUMENT.
  *
- * With `checks` the pool does not sum what it leaves where it lies, and says with each place what its bytes
- * must be; 0 and 0 where `verify` asks for no check. Whoever finds them to be something else retrieves the
- * blocks again without `checks`: the pool then looks itself, and gives a bad block up. */
+ * With `checks` the pool says of each place what its bytes must be; 0 and 0 where `verify` asks for no check
+ * of memory. An entry means something where its place does. With KVPOOL_UNSUMMED, too, it does not sum them
+ * itself: that is then the caller's, who may do so where he has copied them to. Where he finds them to be
+ * something else he retrieves the blocks again without that flag: the pool then looks itself, and gives a bad
+ * block up. */
 KVPOOL_API kvpool_status kvpool_retrieve(kvpool_consumer*, const kvpool_request*, kvpool_ticket*);
 
 /* Stores blocks that follow each other; those already stored count as stored. Reads ns, keys, blocks, parent,

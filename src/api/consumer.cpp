@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 
 #include "api/options.h"
@@ -10,6 +11,10 @@
 using kvpool::Op;
 using kvpool::RegionAddress;
 using kvpool::slots_max;
+
+// The engine writes one into the other's memory.
+static_assert(sizeof(kvpool_check) == sizeof(kvpool::Check) &&
+              offsetof(kvpool_check, sum) == offsetof(kvpool::Check, sum));
 
 kvpool_consumer::kvpool_consumer(kvpool_pool& its_pool, const char* name, std::span<std::byte> its_region)
     : pool(its_pool), region(its_region) {
@@ -25,7 +30,9 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   constexpr uint32_t most = std::numeric_limits<uint16_t>::max();
   if (request.ns > most || request.segment_first > most || request.segment_count > most) return false;
   const bool in_place = op == Op::retrieve && (request.flags & KVPOOL_IN_PLACE) != 0;
-  const uint32_t known_flags = KVPOOL_PIN | KVPOOL_TAKE_PIN | (in_place ? KVPOOL_IN_PLACE : 0);
+  const bool may_be_unsummed = in_place && request.checks != nullptr;
+  const uint32_t known_flags = KVPOOL_PIN | KVPOOL_TAKE_PIN | (in_place ? KVPOOL_IN_PLACE : 0) |
+                               (may_be_unsummed ? KVPOOL_UNSUMMED : 0);
   if ((request.flags & ~known_flags) != 0) return false;
   const bool wants_keys =
       op == Op::match || op == Op::store || op == Op::remove || (op == Op::retrieve && request.pin == 0);
@@ -57,7 +64,8 @@ bool kvpool_consumer::fill(Op op, const kvpool_request& request, kvpool::Submiss
   out.flags = static_cast<uint8_t>((request.flags & KVPOOL_PIN ? kvpool::flag_pin : 0) |
                                    (request.flags & KVPOOL_TAKE_PIN ? kvpool::flag_take_pin : 0) |
                                    (request.has_parent != 0 ? kvpool::flag_has_parent : 0) |
-                                   (in_place ? kvpool::flag_in_place : 0));
+                                   (in_place ? kvpool::flag_in_place : 0) |
+                                   (request.flags & KVPOOL_UNSUMMED ? kvpool::flag_unsummed : 0));
   return true;
 }
 

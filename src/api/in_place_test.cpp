@@ -240,6 +240,7 @@ class InPlaceChecks : public InPlace {
     its_.placed = place(*client_, shape, pin_, {.first_key = 2, .blocks = 7});
     its_.checks = client_->allocate_array<kvpool_check>(its_.placed.places.size());
     its_.placed.request.checks = its_.checks.data();
+    its_.placed.request.flags |= KVPOOL_UNSUMMED;
     ASSERT_EQ(client_->run(kvpool_retrieve, its_.placed.request).status(), KVPOOL_OK);
     ASSERT_GT(its_.placed.in_place(), 0U);
   }
@@ -282,7 +283,7 @@ TEST_F(InPlaceChecks, AreWhatTheBytesMustBe) {
   EXPECT_EQ(client_->run(kvpool_retrieve, its_.placed.request).result.blocks, 7U)
       << "the pool has not looked";
   EXPECT_FALSE(its_.fits(spoiled, spoiled_column));
-  its_.placed.request.checks = nullptr;
+  its_.placed.request.flags &= ~uint32_t{KVPOOL_UNSUMMED};
   const Ends seen = client_->run(kvpool_retrieve, its_.placed.request);
   EXPECT_EQ(seen.status(), KVPOOL_MISS);
   EXPECT_EQ(seen.result.blocks, spoiled);
@@ -419,6 +420,9 @@ TEST_F(InPlace, WhatCouldNotHoldIsRefused) {
   request = placed.request;
   request.checks = checks_outside.data();
   EXPECT_TRUE(refused(request));
+  request = placed.request;
+  request.flags |= KVPOOL_UNSUMMED;
+  EXPECT_TRUE(refused(request)) << "who looks, then?";
   request = placed.request;
   request.struct_size = offsetof(kvpool_request, places);  // an older header has none
   EXPECT_TRUE(refused(request));

@@ -120,6 +120,7 @@ Ticket* Engine::open_ticket(ConsumerPort& port, const Submission& message) {
   ticket->redeemed = message.pin;
   ticket->places = nullptr;
   ticket->checks = nullptr;
+  ticket->unsummed = false;
   ticket->leading = 0;
   ticket->committed = 0;
   ticket->reserved = 0;

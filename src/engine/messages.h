@@ -28,6 +28,7 @@ inline constexpr uint8_t flag_pin = 1;
 inline constexpr uint8_t flag_take_pin = 2;
 inline constexpr uint8_t flag_has_parent = 4;
 inline constexpr uint8_t flag_in_place = 8;
+inline constexpr uint8_t flag_unsummed = 16;
 
 // What a segment's bytes must be; both 0: that is not asked.
 struct Check {

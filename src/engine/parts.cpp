@@ -74,7 +74,7 @@ bool Engine::verifies(const DeviceQueue& queue) const {
 // Whether what was read is summed. What is staged is checked once, on its way from the drive; what stays
 // where it is, perhaps by its consumer.
 bool Engine::sums(const Ticket& ticket, const DeviceQueue& queue) const {
-  if (ticket.checks != nullptr && stays(ticket, queue)) return false;
+  if (ticket.unsummed && stays(ticket, queue)) return false;
   if (ticket.op != Op::stage) return verifies(queue);
   return options_.verify != Verify::none && queue.limits().keeps_bytes;
 }

@@ -25,7 +25,9 @@ std::optional<Answers> answers_of(const ConsumerPort& port, const Submission& me
   const bool has_checks = message.checks != no_address;
   if (has_checks) made.checks = port.regions.resolve_array<Check>(message.checks, parts);
   const bool stays_pinned = message.pin.value != 0 && (message.flags & flag_take_pin) == 0;
+  const bool is_unsummed = (message.flags & flag_unsummed) != 0;
   if (made.places == nullptr || has_checks != (made.checks != nullptr) || !stays_pinned) return {};
+  if (is_unsummed && !has_checks) return {};
   return made;
 }
 
@@ -77,6 +79,7 @@ void Engine::admit_retrieve(ConsumerPort& port, const Submission& message) {
   ticket->buffers = buffers;
   ticket->places = answers->places;
   ticket->checks = answers->checks;
+  ticket->unsummed = (message.flags & flag_unsummed) != 0;
   ticket->block_first = has_pin ? message.block_first : 0;
   ticket->segment_first = message.segment_first;
   ticket->columns = static_cast<uint16_t>(columns);

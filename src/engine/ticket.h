@@ -101,7 +101,8 @@ struct Ticket {
   const RegionAddress* buffers = nullptr;  // in the consumer's region: what is read there is checked at use
   // Retrieve in place: in the consumer's region, only written; [blocks][columns]. Null: all is copied.
   const void** places = nullptr;
-  Check* checks = nullptr;  // the same; null: what stays is summed here
+  Check* checks = nullptr;  // the same, of what stays; null: not asked for
+  bool unsummed = false;    // what stays is not summed here
   PinRef pin;
   PinId redeemed;            // given back at the release
   uint32_t block_first = 0;  // of the pin's run

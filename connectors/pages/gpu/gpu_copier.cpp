@@ -49,7 +49,7 @@ class GpuCopier final : public PageCopier {
     return static_cast<kvpool_status>(opened.error().code);
   }
   [[nodiscard]] bool knows_events() const override { return true; }
-  [[nodiscard]] bool can_check() const override { return can_check_; }
+  [[nodiscard]] bool can_check(uint32_t layer) const override { return can_check_[layer]; }
   [[nodiscard]] std::optional<size_t> submit(const CopyBatch& batch) override;
   [[nodiscard]] bool record(uint64_t event) override {
     return transfer_->record(GpuDirection::load, {static_cast<uintptr_t>(event)}).has_value();
@@ -70,7 +70,7 @@ class GpuCopier final : public PageCopier {
   std::vector<uint64_t> pieces_;               // [layers] of a page
   std::vector<PagedSegment> segments_;         // of the batch that is submitted
   std::array<std::vector<uint64_t>, 2> tags_;  // of the batches under way, by direction and number
-  bool can_check_ = false;
+  std::vector<bool> can_check_;                // [layers]
   bool told_ = false;
 };
 
@@ -88,7 +88,7 @@ Status GpuCopier::prepare(kvpool_pool* pool, std::span<const Layer> layers, cons
     options_.pieces_max = std::max(options_.pieces_max, static_cast<uint32_t>(of_segment));
     cache.push_back(paged(layer));
   }
-  can_check_ = std::ranges::all_of(cache, &PagedLayer::can_be_checked);
+  for (const PagedLayer& layer : cache) can_check_.push_back(layer.can_be_checked());
   segments_.reserve(options_.pieces_max);
   for (std::vector<uint64_t>& tags : tags_) tags.resize(options_.batches_max);
   auto opened = open_transfer_(options_);
@@ -145,7 +145,7 @@ size_t GpuCopier::poll(std::span<CopyEnd> out) {
     out[i] = {.tag = tags[taken[i].ticket.number % tags.size()], .code = code_of(taken[i].code)};
     if (out[i].code == CopyCode::failed) tell_failure();
     if (out[i].code == CopyCode::wrong_bytes) {
-      log_warn("GPU {}: bytes came that do not match their checksum; they are loaded again", device_);
+      log_warn("GPU {}: bytes came that do not match their checksum", device_);
     }
   }
   return count;

@@ -17,7 +17,8 @@
 // caller's again. Giving memory back, CUDA itself waits for whatever else runs on the device; that has no
 // limit here.
 //
-// Failure: submit() refuses what is wrong (invalid_argument, too_large) and a full queue (busy, try again
+// Failure: submit() refuses what is wrong (invalid_argument, too_large; also a check of a store, or of what
+// list_pieces() says cannot be checked) and a full queue (busy, try again
 // after a completion); nothing was done then. An accepted batch completes exactly once. After an error of
 // CUDA every later batch is refused, and those under way complete, as failed where the error is theirs or
 // stays: a CUDA context does not recover.

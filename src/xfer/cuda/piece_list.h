@@ -35,7 +35,7 @@ struct PieceTotals {
                                                  uint64_t bytes_max);
 
 // What is to be checked of these segments, of which `pieces` are listed and cut; how many there are.
-// REQUIRES: room for all segments.
+// REQUIRES: room for all segments with a check, of which each has a piece of its own.
 [[nodiscard]] uint32_t list_checks(std::span<const PagedLayer> layers, std::span<const PagedSegment> segments,
                                    std::span<const int32_t> pages, std::span<const CopyPiece> pieces,
                                    std::span<CheckedPieces> room);

@@ -36,6 +36,7 @@ inline constexpr uint64_t prime64_2 = 0xc2b2ae3d27d4eb4f;
 inline constexpr uint64_t prime64_3 = 0x165667b19e3779f9;
 inline constexpr uint64_t prime64_4 = 0x85ebca77c2b2ae63;
 inline constexpr uint64_t prime64_5 = 0x27d4eb2f165667c5;
+inline constexpr uint64_t prime_of_end = 0x165667919e3779f9;
 
 // Words of the secret that all have in common, as a seed changes them.
 struct Secret {
@@ -134,7 +135,7 @@ KVPOOL_ANYWHERE constexpr uint64_t fold(const Pair& accumulators, const uint64_t
 KVPOOL_ANYWHERE constexpr uint64_t end(uint64_t folded, uint64_t length_bytes) {
   uint64_t hash = folded + length_bytes * prime64_1;
   hash ^= hash >> 37;
-  hash *= 0x165667919e3779f9;
+  hash *= prime_of_end;
   return hash ^ hash >> 32;
 }
 

@@ -323,6 +323,8 @@ TEST_F(GpuMover, ABadByteInMemoryShortensTheLoad) {
   ASSERT_EQ(client_->run(kvpool_retrieve, request).result.blocks, 1U);
   static_cast<char*>(const_cast<void*>(places[3]))[1000] ^= 1;
   expect_loads_in_part(held, 12);
+  EXPECT_EQ(mover_->stats().wrong_copies, 1U) << "the GPU looks first";
+  EXPECT_EQ(stats().checksum_errors, 1U);
 }
 
 TEST_F(GpuMover, ABadSectorShortensTheLoad) {

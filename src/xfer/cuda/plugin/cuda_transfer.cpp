@@ -146,7 +146,7 @@ Status CudaTransfer::set_layers(std::vector<PagedLayer> layers) {
   return {};
 }
 
-Status CudaTransfer::check_hosts(const PagedBatch& batch) const {
+Status CudaTransfer::check_segments(const PagedBatch& batch) const {
   for (size_t i = 0; i < batch.segments.size(); ++i) {
     const PagedSegment& segment = batch.segments[i];
     if (segment.check && batch.direction != GpuDirection::load) {
@@ -189,7 +189,7 @@ Result<GpuTicket> CudaTransfer::submit(const PagedBatch& batch) {
   if (to.full()) return fail(Errc::busy, "queue is full");
   Result<PieceTotals> totals = list_pieces(layers_, batch.segments, batch.pages, to.room());
   if (!totals) return tl::unexpected(totals.error());
-  if (Status good = check_hosts(batch); !good) return tl::unexpected(good.error());
+  if (Status good = check_segments(batch); !good) return tl::unexpected(good.error());
   if (Status good = to.cut(*totals); !good) return tl::unexpected(good.error());
   const DeviceGuard guard(options_.device);
   if (batch.after) {

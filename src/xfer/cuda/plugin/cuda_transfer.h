@@ -38,7 +38,7 @@ class CudaTransfer final : public GpuTransfer {
   // What look() says of both lanes, as soon as nothing is under way, or when the time is up.
   [[nodiscard]] cudaError_t drain() const;
   void leave_behind();
-  [[nodiscard]] Status check_hosts(const PagedBatch& batch) const;
+  [[nodiscard]] Status check_segments(const PagedBatch& batch) const;
   [[nodiscard]] Status order_after(Lane& lane, ExternalEvent event);
   // Of what is the caller's: the caller's fault, unless the context is broken.
   [[nodiscard]] Status refuse(const Lane& lane, cudaError_t error, const char* what);

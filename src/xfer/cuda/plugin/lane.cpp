@@ -22,9 +22,9 @@ Status Lane::make() {
   for (Slot& slot : slots_) {
     if (made) made = make_pinned(slot.pieces, options_.pieces_max);
     if (made && direction_ == GpuDirection::load) made = make_pinned(slot.checks, options_.pieces_max);
-    if (made) made = make_pinned(slot.wrong, 1);
     if (made) made = make_event(slot.done);
   }
+  if (made) made = make_pinned(wrong_, slots_.size());
   if (made) made = staging_.open(options_.staging_bytes, options_.pieces_max, options_.give_way_bytes);
   return made;
 }
@@ -58,15 +58,16 @@ cudaError_t Lane::begin_after(cudaEvent_t external) {
 }
 
 cudaError_t Lane::issue(const PieceTotals& totals, uint32_t checks) {
+  uint32_t* const wrong = this->wrong(submitted_);
   Slot& now = slot(submitted_++);
   const std::span<CopyPiece> pieces(now.pieces.get(), totals.pieces);
-  *now.wrong = 0;
+  *wrong = 0;
   cudaError_t error = staging_.move(pieces, direction_ == GpuDirection::load, work_.get());
   if (error == cudaSuccess && checks > 0) {
     error = launch_check({.pieces = now.pieces.get(),
                           .checked = now.checks.get(),
                           .count = checks,
-                          .wrong = now.wrong.get(),
+                          .wrong = wrong,
                           .stream = work_.get()});
   }
   if (error == cudaSuccess) error = cudaEventRecord(now.done.get(), last());
@@ -91,7 +92,7 @@ std::optional<GpuCompletion> Lane::take(cudaError_t& broken) {
   }
   if (ended != cudaSuccess) broken = ended;
   const bool carried = ended == cudaSuccess && oldest.whole;
-  const bool is_wrong = __atomic_load_n(oldest.wrong.get(), __ATOMIC_ACQUIRE) != 0;
+  const bool is_wrong = __atomic_load_n(wrong(completed_), __ATOMIC_ACQUIRE) != 0;
   return GpuCompletion{.ticket = {direction_, completed_++},
                        .code = !carried   ? Errc::io_error
                                : is_wrong ? Errc::corrupt

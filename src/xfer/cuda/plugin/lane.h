@@ -58,7 +58,6 @@ class Lane {
   struct Slot {
     Pinned<CopyPiece> pieces;
     Pinned<CheckedPieces> checks;  // of loads
-    Pinned<uint32_t> wrong;        // 1: a check has failed
     Event done;
     bool whole = false;  // all of it was put on streams, and `done` after it
   };
@@ -67,6 +66,7 @@ class Lane {
       : options_(options), direction_(direction), wakeup_(wakeup), slots_(options.batches_max) {}
   [[nodiscard]] Status make();
   [[nodiscard]] Slot& slot(uint64_t number) { return slots_[number % slots_.size()]; }
+  [[nodiscard]] uint32_t* wrong(uint64_t number) { return wrong_.get() + number % slots_.size(); }
   [[nodiscard]] cudaError_t announce(Slot& slot);
   // Where a batch ends.
   [[nodiscard]] cudaStream_t last() const;
@@ -78,6 +78,7 @@ class Lane {
   Stream notices_;
   Staging staging_;
   std::vector<Slot> slots_;
+  Pinned<uint32_t> wrong_;  // [slots]; 1: a check has failed
   uint64_t submitted_ = 0;
   uint64_t completed_ = 0;
 };
