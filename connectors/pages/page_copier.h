@@ -33,7 +33,7 @@ struct CopyPart {
   uint32_t layer = 0;
   uint32_t pages_first = 0;
   uint32_t pages_count = 0;
-  std::optional<kvpool_check> check{};  // of a load, by a copier that can_check()
+  std::optional<kvpool_check> check;  // of a load, by a copier that can_check()
 };
 
 struct CopyBatch {

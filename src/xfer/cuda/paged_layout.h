@@ -56,7 +56,7 @@ struct PagedSegment {
   uint32_t layer = 0;
   uint32_t pages_first = 0;
   uint32_t pages_count = 0;
-  std::optional<PagedCheck> check{};  // of a load, in the pages
+  std::optional<PagedCheck> check;  // of a load, in the pages
 };
 
 // Refuses layers without pages or pieces, pieces of no bytes, and extents beyond 2^48 bytes.
