@@ -13,7 +13,7 @@ COUNTERS = {
     "stored_blocks": ("vllm:kvpool_stored_blocks", "Blocks stored in the pool, those that were there already among them"),
     "stored_bytes": ("vllm:kvpool_stored_bytes", "Bytes of them"),
     "failed_stores": ("vllm:kvpool_failed_stores", "Stores of which some blocks were not stored"),
-    "wrong_copies": ("vllm:kvpool_wrong_copies", "Copies to a GPU whose bytes did not match their checksum; they were made again"),
+    "wrong_copies": ("vllm:kvpool_wrong_copies", "Copies to a GPU whose bytes did not match their checksum"),
     "matched_tokens": ("vllm:kvpool_matched_tokens", "Tokens that were promised from the pool"),
     "declined_tokens": ("vllm:kvpool_declined_tokens", "Tokens that the pool has, but that are computed sooner"),
 }

@@ -21,7 +21,6 @@
 namespace kvpool::xxh3 {
 
 inline constexpr uint32_t block_bytes = 1024;
-inline constexpr uint32_t stripe_bytes = 64;
 inline constexpr uint32_t threads = 32;
 inline constexpr uint32_t secret_words = 24;
 inline constexpr uint32_t scramble_key = 128 / 8;  // words of the secret
