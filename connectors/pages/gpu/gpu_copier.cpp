@@ -61,6 +61,7 @@ class GpuCopier final : public PageCopier {
 
  private:
   [[nodiscard]] Status prepare(kvpool_pool* pool, std::span<const Layer> layers, const BlockPages& pages);
+  void tell_unchecked() const;
   void tell_failure();
 
   int device_;
@@ -102,7 +103,17 @@ Status GpuCopier::prepare(kvpool_pool* pool, std::span<const Layer> layers, cons
     const Status registered = transfer_->register_host({static_cast<std::byte*>(range.base), range.bytes});
     if (!registered) return registered;
   }
+  tell_unchecked();
   return {};
+}
+
+void GpuCopier::tell_unchecked() const {
+  const auto unchecked = std::ranges::count(can_check_, false);
+  if (unchecked == 0) return;
+  log_info(
+      "GPU {}: it cannot sum the pages of {} of {} layers (no pieces of whole KiB at multiples of 16 bytes); "
+      "with verify = \"always\" the CPU sums them, which wants transfer_threads = 8",
+      device_, unchecked, can_check_.size());
 }
 
 std::optional<size_t> GpuCopier::submit(const CopyBatch& batch) {

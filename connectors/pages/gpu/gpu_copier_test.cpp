@@ -219,7 +219,9 @@ TEST_F(GpuCopierTest, TellsWhatComesWrongAndRecordsEvents) {
   EXPECT_EQ(seen_.checks[0].sum, 4U);
   its_layers[1].pieces = {{0, 4080}};
   const auto other = fake();
+  testing::internal::CaptureStderr();
   ASSERT_EQ(other->open(pool_, its_layers, {.of_group = {full_pages}}, &error_), KVPOOL_OK);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("1 of 6 layers"), std::string::npos);
   EXPECT_FALSE(other->can_check(1));
   EXPECT_TRUE(other->can_check(2));
 }
