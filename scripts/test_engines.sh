@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.." || exit
 parts=("$@")
 [ $# -gt 0 ] || parts=(vllm-0.32 vllm-0.26 lmcache python)
 root=$PWD/build/engines
+# Each file is a process of its own: without this, and where Python is told to keep nothing, each compiles all of vLLM again.
+export PYTHONDONTWRITEBYTECODE='' PYTHONPYCACHEPREFIX=$root/pycache
 # Parts at the same time: an engine's tests keep one core busy, and wait a good part of their time.
 lanes=2
 test_limit_s=1200
