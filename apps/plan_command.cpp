@@ -66,7 +66,7 @@ void add_device(const DeviceConfig& device, const std::map<std::string, double>&
                 const DeviceProfile* measured, std::optional<double> in_place, Inputs& inputs) {
   DeviceProfile profile;
   profile.name = device.name;
-  profile.storage = is_storage(device.kind);
+  profile.storage = is_storage(device.kind) || device.kind == DeviceKind::sim;
   std::string source = "none";
   if (const auto found = given.find(device.name); found != given.end()) {
     profile.read_bytes_per_second = found->second;

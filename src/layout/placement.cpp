@@ -41,16 +41,17 @@ std::vector<double> weights_of(const Profile& profile, double memory_scale) {
   return weights;
 }
 
-// Where memory alone fills the link, storage adds room and no rate. Its last byte is then not to come with
-// the link's last, behind which a consumer has work to do, but in this part of that time.
-constexpr double storage_lead = 2.0 / 3;
+// When storage is done, of the link's time. What comes with the link's last byte has a consumer's work behind
+// it; so where memory can fill the link without, storage is given less.
+constexpr double storage_done_at = 2.0 / 3;
 
 std::vector<double> bandwidth_weights(const Profile& profile) {
   const auto [storage, memory] = sum_rates(profile);
   const double link = profile.link_bytes_per_second;
-  constexpr double fills = 0.999;  // a link over several memories is rounded
-  const bool leads = link > 0 && storage > 0 && memory >= fills * link;
-  return weights_of(profile, leads ? std::max(1.0, (link / storage_lead - storage) / memory) : 1.0);
+  if (link <= 0 || storage <= 0 || memory <= 0) return weights_of(profile, 1.0);
+  // Of the link's rate: no more than storage needs to be done early, no less than memory leaves of it.
+  const double of_storage = std::max(storage_done_at * storage, link - memory);
+  return weights_of(profile, std::max(1.0, (link - of_storage) * storage / (of_storage * memory)));
 }
 
 // Storage gives all it has; memory fills the link up to the rest.

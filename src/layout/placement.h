@@ -18,8 +18,9 @@
 namespace kvpool {
 
 enum class PlacementRule : uint8_t {
-  bandwidth,  // proportional to measured read bandwidth: the paper's rule
-  link,       // as bandwidth, but memory is spared where the sum exceeds the link to the consumer
+  bandwidth,  // proportional to measured read bandwidth, the paper's rule; less for storage before a slow
+              // link
+  link,       // proportional, but memory is spared where the sum exceeds the link to the consumer
   equal,      // the same share for each device: what RAID 0 gives
 };
 

@@ -175,7 +175,7 @@ TEST(PlannedShares, EqualIsEqual) {
     EXPECT_NEAR(share, 1.0 / 3, 1e-12);
 }
 
-// Where memory alone fills the link, a disk's bytes come in two thirds of the time that the link needs.
+// A disk's bytes come in two thirds of the time that the link needs, if memory can fill it without them.
 TEST(PlannedShares, HaveStorageReadBeforeTheLinkIsDone) {
   const auto shares = [](double memory, double drive, double link) {
     Profile profile = three_devices();
@@ -189,8 +189,28 @@ TEST(PlannedShares, HaveStorageReadBeforeTheLinkIsDone) {
   EXPECT_NEAR(shares(50e9, 14e9, 50e9)[1], 2.0 / 3 * 14 / 50, 1e-12);
   EXPECT_NEAR(shares(50e9, 25e9, 50e9)[1], 1.0 / 3, 1e-12) << "by bandwidth they come as early";
   EXPECT_NEAR(shares(50e9, 40e9, 50e9)[1], 40.0 / 90, 1e-12);
-  EXPECT_NEAR(shares(40e9, 2e9, 50e9)[1], 2.0 / 42, 1e-12) << "memory does not fill it";
+  EXPECT_NEAR(shares(49e9, 2e9, 50e9)[1], 2.0 / 3 * 2 / 50, 1e-12) << "with as little of the disk";
+  EXPECT_NEAR(shares(48.5e9, 2e9, 50e9)[1], 1.5 / 50, 1e-12) << "memory has no more";
+  EXPECT_NEAR(shares(40e9, 14e9, 50e9)[1], 10.0 / 50, 1e-12);
+  EXPECT_NEAR(shares(40e9, 2e9, 50e9)[1], 2.0 / 42, 1e-12) << "both together do not fill it";
+  EXPECT_NEAR(shares(60e9, 2e9, 50e9)[1], 2.0 / 3 * 2 / 50, 1e-12);
+  EXPECT_NEAR(shares(100e9, 2e9, 50e9)[1], 2.0 / 102, 1e-12) << "it is done sooner in any case";
   EXPECT_NEAR(shares(50e9, 2e9, 0)[1], 2.0 / 52, 1e-12) << "no link is known";
+
+  Profile four = three_devices();
+  four.devices.resize(4);
+  for (DeviceProfile& device : four.devices) device.together_bytes_per_second = 0;
+  for (size_t i = 0; i < 4; ++i) four.devices[i].storage = i % 2 == 1;
+  four.devices[0].read_bytes_per_second = 30e9;
+  four.devices[1].read_bytes_per_second = 9e9;
+  four.devices[1].together_bytes_per_second = 6e9;
+  four.devices[2].read_bytes_per_second = 25e9;
+  four.devices[3].read_bytes_per_second = 3e9;
+  four.link_bytes_per_second = 50e9;
+  const std::vector<double> of_four = planned_shares(PlacementRule::bandwidth, four);
+  EXPECT_NEAR(of_four[1], 2.0 / 3 * 6 / 50, 1e-12) << "as fast as it is beside the others";
+  EXPECT_NEAR(of_four[3], 2.0 / 3 * 3 / 50, 1e-12);
+  EXPECT_NEAR(of_four[0] / of_four[2], 30.0 / 25, 1e-12);
 }
 
 }  // namespace
