@@ -13,15 +13,20 @@ namespace {
 constexpr uint64_t memory_window_bytes_min = 8ULL << 20;
 constexpr uint64_t storage_window_bytes_min = 4ULL << 20;
 constexpr uint64_t storage_window_bytes_max = 32ULL << 20;
-constexpr Nanos storage_window{std::chrono::milliseconds(5)};
+constexpr Nanos storage_window_time{std::chrono::milliseconds(5)};
+
+double bytes_of_window(double bytes_per_second, Nanos latency) {
+  constexpr int latencies = 4;
+  const Nanos time = std::max(storage_window_time, latencies * latency);
+  return bytes_per_second * std::chrono::duration<double>(time).count();
+}
 
 uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
   if (profile.queue_bytes > 0) return profile.queue_bytes;
   if (limits.in_place) return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
-  const double rate = profile.retrieve_bytes_per_second();
-  if (rate <= 0) return storage_window_bytes_max;
-  const Nanos long_enough = std::max(storage_window, 4 * profile.read_latency);
-  const double bytes = rate * std::chrono::duration<double>(long_enough).count();
+  const double bytes = std::max(bytes_of_window(profile.retrieve_bytes_per_second(), profile.read_latency),
+                                bytes_of_window(profile.write_bytes_per_second, profile.write_latency));
+  if (bytes <= 0) return storage_window_bytes_max;
   return std::clamp(static_cast<uint64_t>(bytes), storage_window_bytes_min, storage_window_bytes_max);
 }
 
@@ -41,6 +46,7 @@ DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::s
       staging_(staging, limits_.alignment_bytes),
       bytes_per_second_(profile.retrieve_bytes_per_second()),
       window_bytes_(window_of(limits_, profile, transfer_workers)),
+      window_is_measured_(limits_.in_place || profile.queue_bytes > 0),
       transfer_window_bytes_(transfer_window_bytes(transfer_workers)) {
   for (auto& lanes : lanes_) lanes.reserve(table.all().size());
 }
@@ -176,11 +182,17 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 bool DeviceQueue::may_issue(uint32_t bytes) const {
   // What waits for its turn with the transfer must not keep the device from its own work.
   const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes_);
-  return issued_bytes_ == 0 || issued_bytes_ + bytes <= window_bytes_ + behind;
+  return issued_bytes_ == 0 || issued_bytes_ + bytes <= window_for(bytes) + behind;
 }
 
 bool DeviceQueue::may_start(uint32_t bytes) const {
-  return device_bytes_ == 0 || device_bytes_ + bytes <= window_bytes_;
+  return device_bytes_ == 0 || device_bytes_ + bytes <= window_for(bytes);
+}
+
+uint64_t DeviceQueue::window_for(uint32_t bytes) const {
+  return window_is_measured_
+             ? window_bytes_
+             : std::max(window_bytes_, std::min(uint64_t{2} * bytes, storage_window_bytes_max));
 }
 
 void DeviceQueue::start(PartHandle handle, IoKind kind, std::byte* buffer) {

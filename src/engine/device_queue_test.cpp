@@ -51,26 +51,6 @@ class DeviceQueueTest : public testing::Test {
   std::vector<PartHandle> taken_;
 };
 
-// How much goes to a drive before the first of it is back.
-TEST_F(DeviceQueueTest, AWindowIsWhatADriveGivesInSomeMilliseconds) {
-  TestDevice drive(false, 1024);
-  const auto window_mib = [&](double read_bytes_per_second, Nanos latency, uint64_t queue_bytes = 0) {
-    const DeviceProfile profile{.name = "drive",
-                                .read_bytes_per_second = read_bytes_per_second,
-                                .read_latency = latency,
-                                .queue_bytes = queue_bytes};
-    const DeviceQueue queue(DeviceId(0), drive, table_, {}, profile);
-    return queue.window_bytes() >> 20;
-  };
-  using std::chrono::microseconds;
-  EXPECT_EQ(window_mib(2.1e9, microseconds(500)), 10U);
-  EXPECT_EQ(window_mib(2.1e9, microseconds(3000)), 24U) << "four times its latency";
-  EXPECT_EQ(window_mib(14e9, microseconds(100)), 32U);
-  EXPECT_EQ(window_mib(1e6, microseconds(100)), 4U);
-  EXPECT_EQ(window_mib(0, microseconds(0)), 32U) << "nothing is known";
-  EXPECT_EQ(window_mib(2.1e9, microseconds(500), 3 << 20), 3U) << "as it was measured";
-}
-
 TEST_F(DeviceQueueTest, ANewcomerNeitherWaitsForALargeTicketNorStarvesIt) {
   Ticket& large = add_ticket(200);
   enqueue_all(large);
@@ -234,10 +214,12 @@ TEST_F(DeviceQueueTest, WhatIsUrgentGoesFirstAndOfThatTheEarliestDeadline) {
 
 class WindowTest : public testing::Test {
  protected:
-  static constexpr uint32_t blocks = 64;
+  static constexpr uint32_t blocks = 256;
+  static constexpr size_t size = 64 * size_t{mib};
 
-  // Segments of 1 MiB that are issued, and started, before no more may be.
-  [[nodiscard]] std::pair<uint32_t, uint32_t> fill(DeviceQueue& queue) {
+  // Segments that are issued, and started, before no more may be.
+  [[nodiscard]] std::pair<uint32_t, uint32_t> fill(DeviceQueue& queue, uint32_t part_bytes = mib) {
+    geometry_.segment_bytes = {part_bytes};
     Ticket& ticket = *table_.take();
     ticket.op = Op::retrieve;
     ticket.geometry = &geometry_;
@@ -251,9 +233,9 @@ class WindowTest : public testing::Test {
     }
     uint32_t issued = 0;
     uint32_t started = 0;
-    for (; issued < blocks && queue.may_issue(mib); ++issued) {
+    for (; issued < blocks && queue.may_issue(part_bytes); ++issued) {
       const PartHandle handle = queue.take(ticket, Nanos{0});
-      if (!queue.may_start(mib)) continue;
+      if (!queue.may_start(part_bytes)) continue;
       queue.start(handle, IoKind::read, nullptr);
       EXPECT_TRUE(queue.flush());
       ++started;
@@ -261,21 +243,51 @@ class WindowTest : public testing::Test {
     return {issued, started};
   }
 
-  Geometry geometry_{.name = "test", .segment_bytes = {mib}};
-  TicketTable table_{8, 1024, 256};
+  Geometry geometry_{.name = "test"};
+  TicketTable table_{16, 1024, blocks};
 };
 
-TEST_F(WindowTest, OfStorageIs32MibUnlessTheProfileSays) {
-  TestDevice one(false, blocks, blocks * size_t{mib});
+// How much goes to a drive before the first of it is back.
+TEST_F(WindowTest, OfStorageIsWhatItGivesInSomeMilliseconds) {
+  TestDevice drive(false, 4 * blocks, size);
+  using std::chrono::microseconds;
+  const auto started = [&](const DeviceProfile& profile, uint32_t part_bytes = mib / 8) {
+    DeviceQueue queue(DeviceId(0), drive, table_, {}, profile);
+    return fill(queue, part_bytes).second;
+  };
+  const DeviceProfile slow{.read_bytes_per_second = 2.1e9, .read_latency = microseconds(500)};
+  EXPECT_EQ(started(slow), 80U) << "in 5 ms";
+  DeviceProfile late = slow;
+  late.read_latency = microseconds(2500);
+  EXPECT_EQ(started(late), 160U) << "in four times its latency";
+  DeviceProfile crowded = slow;
+  crowded.together_bytes_per_second = 1.05e9;
+  EXPECT_EQ(started(crowded), 40U) << "beside the others";
+  DeviceProfile writes = slow;
+  writes.write_bytes_per_second = 1.05e9;
+  writes.write_latency = microseconds(4000);
+  EXPECT_EQ(started(writes), 128U) << "writes want more";
+  EXPECT_EQ(started({.read_bytes_per_second = 14e9}), 8 * 32U);
+  EXPECT_EQ(started({.read_bytes_per_second = 1e6}), 8 * 4U);
+  EXPECT_EQ(started(slow, 6 * mib), 2U) << "one is there while the other's end is noticed";
+  EXPECT_EQ(started(slow, 20 * mib), 1U) << "two are more than any drive is given";
+  DeviceProfile measured = slow;
+  measured.queue_bytes = 8 * mib;
+  EXPECT_EQ(started(measured), 8 * 8U);
+  EXPECT_EQ(started(measured, 6 * mib), 1U) << "as it was measured";
+}
+
+TEST_F(WindowTest, OfStorageIs32MibWhereNoRateIsKnown) {
+  TestDevice one(false, blocks, size);
   DeviceQueue unknown(DeviceId(0), one, table_, {}, {.name = "test"});
   EXPECT_EQ(fill(unknown), std::pair(64U, 32U));  // as many again wait for their sums
-  TestDevice another(false, blocks, blocks * size_t{mib});
+  TestDevice another(false, blocks, size);
   DeviceQueue known(DeviceId(0), another, table_, {}, {.name = "test", .queue_bytes = 18 * mib});
   EXPECT_EQ(fill(known), std::pair(36U, 18U));
 }
 
 TEST_F(WindowTest, OfMemoryIs4MibForEachWorkerAnd8AtLeast) {
-  TestDevice device(true, blocks, blocks * size_t{mib});
+  TestDevice device(true, blocks, size);
   for (const auto& [workers, wanted] : {std::pair(1U, 8U), std::pair(2U, 8U), std::pair(8U, 32U)}) {
     DeviceQueue queue(DeviceId(0), device, table_, {}, {.name = "test"}, workers);
     EXPECT_EQ(fill(queue).first, wanted) << workers;
