@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -160,6 +161,47 @@ TEST_F(Failure, ConsumersAndTheirMemoryAreBounded) {
   EXPECT_EQ(refused, nullptr);
   // What was refused took nothing.
   Client all(pool_, uint64_t{12} << 20);
+}
+
+// With so many descriptors more than are open now.
+class DescriptorLimit {
+ public:
+  explicit DescriptorLimit(rlim_t more) {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    const int next = dup(STDERR_FILENO);
+    close(next);
+    const rlimit limit{static_cast<rlim_t>(next) + more, before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  }
+  ~DescriptorLimit() { setrlimit(RLIMIT_NOFILE, &before_); }
+  DescriptorLimit(const DescriptorLimit&) = delete;
+  DescriptorLimit& operator=(const DescriptorLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(Failure, WithoutDescriptorsAreRefusedAndAbortNothing) {
+  const std::string text = toml({"memory", "file"});
+  open(text);
+  const kvpool_consumer_options options{.struct_size = sizeof options, .name = nullptr, .region_bytes = 4096};
+  kvpool_consumer* consumer = nullptr;
+  {
+    const DescriptorLimit none(0);
+    EXPECT_EQ(kvpool_consumer_open(pool_, &options, &consumer, &error_), KVPOOL_SYSTEM);
+    EXPECT_NE(message().find("ulimit -n"), std::string::npos) << message();
+  }
+  ASSERT_EQ(kvpool_consumer_open(pool_, &options, &consumer, &error_), KVPOOL_OK) << message();
+  EXPECT_EQ(kvpool_consumer_close(consumer, 1'000'000, &error_), KVPOOL_OK);
+  close();
+  rlim_t more = 0;
+  for (; more < 32; ++more) {
+    const DescriptorLimit few(more);
+    if (try_open(text, &pool_) == KVPOOL_OK) break;
+    EXPECT_FALSE(message().empty()) << more;
+  }
+  EXPECT_GT(more, 3U) << "it takes some";
+  EXPECT_LT(more, 32U);
 }
 
 TEST_F(Failure, RequestsOfNonsenseAreRefused) {

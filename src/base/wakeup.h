@@ -4,7 +4,7 @@
 //   waker:    make the work visible; wakeup.notify();
 //
 // notify() writes to the eventfd only between prepare() and done(), so a busy sleeper costs its wakers one
-// load. Any number of wakers, one sleeper.
+// load. Any number of wakers, one sleeper. The constructor throws where the process has no descriptor left.
 
 #pragma once
 
@@ -12,15 +12,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
-
-#include "base/assert.h"
+#include <system_error>
 
 namespace kvpool {
 
 class Wakeup {
  public:
-  Wakeup() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { KVPOOL_ASSERT(fd_ >= 0); }
+  Wakeup() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
+  }
   Wakeup(const Wakeup&) = delete;
   Wakeup& operator=(const Wakeup&) = delete;
   ~Wakeup() { close(fd_); }

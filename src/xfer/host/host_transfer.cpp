@@ -64,6 +64,14 @@ struct HostTransfer::Worker {
   uint32_t jobs_under_way = 0;
   uint64_t bytes_under_way = 0;
 
+  ~Worker() {
+    stop_soon();
+    if (thread.joinable()) thread.join();
+  }
+  void stop_soon() {
+    stop.store(true, std::memory_order_release);
+    work.notify();
+  }
   void run(Wakeup& owner, uint32_t spins);
   [[nodiscard]] bool wait_for_job(TransferJob& job, uint32_t spins);
 };
@@ -118,11 +126,7 @@ HostTransfer::HostTransfer(uint32_t threads) {
 }
 
 HostTransfer::~HostTransfer() {
-  for (const auto& worker : workers_) {
-    worker->stop.store(true, std::memory_order_release);
-    worker->work.notify();
-  }
-  for (const auto& worker : workers_) worker->thread.join();
+  for (const auto& worker : workers_) worker->stop_soon();
 }
 
 bool HostTransfer::submit(const TransferJob& job) {
