@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdlib>
 
 #include "apps/command.h"
@@ -16,6 +17,8 @@ namespace kvpool {
 }  // namespace kvpool
 
 int main(int argc, char** argv) {
+  // A write past the limit of `ulimit -f` is an error then, and no death without a word.
+  (void)std::signal(SIGXFSZ, SIG_IGN);
   if (!kvpool::log_level_is_valid()) {
     return kvpool::print_error(
         fmt::format("KVPOOL_LOG is '{}' and not a level; allowed: debug, info, warn, error, off",

@@ -10,6 +10,7 @@
 #include "apps/command.h"
 #include "apps/document_plan.h"
 #include "apps/pool_options.h"
+#include "apps/whole_number.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "layout/profile.h"
@@ -302,7 +303,8 @@ void add_plan(Tool& tool) {
   command->add_option("--link", options->link, "pool memory to the consumer, instead of the profile's")
       ->type_name("RATE");
   command->add_option("--document", options->document, "which document: it seeds the chain's phase")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(whole_number());
   tool.on(command, [&tool, options] { return run_plan(tool, *options); });
 }
 
