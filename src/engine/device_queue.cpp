@@ -73,6 +73,9 @@ void DeviceQueue::list(Ticket& ticket, uint64_t earliest) {
 
 void DeviceQueue::count_queued(Ticket& ticket, PartHandle handle) {
   const uint32_t bytes = aligned(table_->position(handle).bytes);
+  if (!window_is_measured_) {
+    window_bytes_ = std::max(window_bytes_, std::min(uint64_t{2} * bytes, storage_window_bytes_max));
+  }
   ticket.lanes[id_.value].queued_bytes += bytes;
   queued_bytes_ += bytes;
   table_->part(handle).state = PartState::queued;
@@ -182,17 +185,11 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
 bool DeviceQueue::may_issue(uint32_t bytes) const {
   // What waits for its turn with the transfer must not keep the device from its own work.
   const uint64_t behind = limits_.in_place ? 0 : std::max(window_bytes_, transfer_window_bytes_);
-  return issued_bytes_ == 0 || issued_bytes_ + bytes <= window_for(bytes) + behind;
+  return issued_bytes_ == 0 || issued_bytes_ + bytes <= window_bytes_ + behind;
 }
 
 bool DeviceQueue::may_start(uint32_t bytes) const {
-  return device_bytes_ == 0 || device_bytes_ + bytes <= window_for(bytes);
-}
-
-uint64_t DeviceQueue::window_for(uint32_t bytes) const {
-  return window_is_measured_
-             ? window_bytes_
-             : std::max(window_bytes_, std::min(uint64_t{2} * bytes, storage_window_bytes_max));
+  return device_bytes_ == 0 || device_bytes_ + bytes <= window_bytes_;
 }
 
 void DeviceQueue::start(PartHandle handle, IoKind kind, std::byte* buffer) {

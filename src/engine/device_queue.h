@@ -8,10 +8,10 @@
 // order.
 //
 // Bounds. The bytes on the device are bounded by a window: those that reached its bandwidth in a probe's
-// sweep, else what it gives in some milliseconds, and two parts. So an urgent read waits milliseconds at
-// most. What waits for its checksum or copy comes on top, at most a window or what the transfer has at once,
-// whichever is more; in place, where the copy is all there is, nothing. A part larger than the window goes
-// alone.
+// sweep, else what it gives in some milliseconds, or two of its largest parts. So an urgent read waits
+// milliseconds at most. What waits for its checksum or copy comes on top, at most a window or what the
+// transfer has at once, whichever is more; in place, where the copy is all there is, nothing. A part larger
+// than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
@@ -147,7 +147,6 @@ class DeviceQueue {
   [[nodiscard]] Nanos reads_go_at() const;
 
  private:
-  [[nodiscard]] uint64_t window_for(uint32_t bytes) const;  // in parts of that size
   // Null, or the part that a completion was the last piece of.
   [[nodiscard]] PartHandle account(const IoCompletion& completion);
   void list(Ticket& ticket, uint64_t earliest);
@@ -173,8 +172,8 @@ class DeviceQueue {
   Staging staging_;
   double bytes_per_second_;
   uint64_t window_bytes_;
-  bool window_is_measured_;  // else two large parts may exceed it, so that the device need not wait between
-                             // them
+  bool window_is_measured_;  // else it grows to two parts, so that the device need not wait between large
+                             // ones them
   uint64_t transfer_window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
   uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind
