@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <exception>
 
 #include "kvpool/kvpool.h"
 
@@ -39,7 +40,12 @@ int Tool::run(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return print_error(fmt::format("{} (try --help)", error.what()));
   }
-  const int code = chosen_();
+  int code = 0;
+  try {
+    code = chosen_();
+  } catch (const std::exception& thrown) {  // no descriptor or no memory is left
+    return print_error(thrown.what(), exit_wrong);
+  }
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     return print_error("standard output cannot be written", exit_wrong);
   }

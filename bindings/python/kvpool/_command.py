@@ -7,6 +7,5 @@ import sys
 
 
 def main() -> None:
-    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored_by_python, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores
     os.execv(pathlib.Path(__file__).with_name("bin") / "kvpool", sys.argv)

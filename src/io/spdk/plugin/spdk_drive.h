@@ -20,15 +20,16 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 
-#include "base/assert.h"
 #include "base/result.h"
 #include "base/wakeup.h"
 #include "io/block/whole_device.h"
@@ -42,7 +43,9 @@ inline constexpr uint32_t io_page_bytes = 4096;  // that commands and their memo
 // Tells a thread that sleeps on a descriptor that something it looks at has changed.
 class News {
  public:
-  News() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { KVPOOL_ASSERT(fd_ >= 0); }
+  News() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
+  }
   News(const News&) = delete;
   News& operator=(const News&) = delete;
   ~News() { close(fd_); }

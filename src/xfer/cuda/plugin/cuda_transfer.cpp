@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <chrono>
+#include <exception>
 #include <thread>
 
 #include "base/log.h"
@@ -43,9 +44,13 @@ Status check_device_memory(const PagedLayer& layer, size_t number, int device) {
 
 Result<std::unique_ptr<GpuTransfer>> CudaTransfer::open(const GpuOptions& options) {
   if (Status good = check_options(options); !good) return tl::unexpected(good.error());
-  std::unique_ptr<CudaTransfer> transfer(new CudaTransfer(options));
-  if (Status made = transfer->make(); !made) return tl::unexpected(made.error());
-  return transfer;
+  try {
+    std::unique_ptr<CudaTransfer> transfer(new CudaTransfer(options));
+    if (Status made = transfer->make(); !made) return tl::unexpected(made.error());
+    return transfer;
+  } catch (const std::exception& thrown) {  // no descriptor or no memory is left
+    return fail(Errc::system, thrown.what());
+  }
 }
 
 Status CudaTransfer::make() {
