@@ -4,7 +4,7 @@
 //   waker:    make the work visible; wakeup.notify();
 //
 // notify() writes to the eventfd only between prepare() and done(), so a busy sleeper costs its wakers one
-// load. Any number of wakers, one sleeper. The constructor throws where the process has no descriptor left.
+// load. Any number of wakers, one sleeper.
 
 #pragma once
 
@@ -18,11 +18,16 @@
 
 namespace kvpool {
 
+// Throws where the process has no descriptor left.
+inline int make_eventfd() {
+  const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
+  return fd;
+}
+
 class Wakeup {
  public:
-  Wakeup() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
-  }
+  Wakeup() : fd_(make_eventfd()) {}
   Wakeup(const Wakeup&) = delete;
   Wakeup& operator=(const Wakeup&) = delete;
   ~Wakeup() { close(fd_); }

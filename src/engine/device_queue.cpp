@@ -46,7 +46,7 @@ DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::s
       staging_(staging, limits_.alignment_bytes),
       bytes_per_second_(profile.retrieve_bytes_per_second()),
       window_bytes_(window_of(limits_, profile, transfer_workers)),
-      window_is_measured_(limits_.in_place || profile.queue_bytes > 0),
+      window_is_fixed_(limits_.in_place || profile.queue_bytes > 0),
       transfer_window_bytes_(transfer_window_bytes(transfer_workers)) {
   for (auto& lanes : lanes_) lanes.reserve(table.all().size());
 }
@@ -73,7 +73,7 @@ void DeviceQueue::list(Ticket& ticket, uint64_t earliest) {
 
 void DeviceQueue::count_queued(Ticket& ticket, PartHandle handle) {
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  if (!window_is_measured_) {
+  if (!window_is_fixed_) {
     window_bytes_ = std::max(window_bytes_, std::min(uint64_t{2} * bytes, storage_window_bytes_max));
   }
   ticket.lanes[id_.value].queued_bytes += bytes;

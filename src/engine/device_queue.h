@@ -172,8 +172,7 @@ class DeviceQueue {
   Staging staging_;
   double bytes_per_second_;
   uint64_t window_bytes_;
-  bool window_is_measured_;  // else it grows to two parts, so that the device need not wait between large
-                             // ones them
+  bool window_is_fixed_;  // else it grows to two parts, so that the device need not wait between large ones
   uint64_t transfer_window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
   uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind

@@ -18,8 +18,7 @@
 namespace kvpool {
 
 enum class PlacementRule : uint8_t {
-  bandwidth,  // proportional to measured read bandwidth, the paper's rule; less for storage before a slow
-              // link
+  bandwidth,  // proportional to measured read bandwidth; less for storage where memory can fill the link
   link,       // proportional, but memory is spared where the sum exceeds the link to the consumer
   equal,      // the same share for each device: what RAID 0 gives
 };

@@ -16,18 +16,15 @@
 #pragma once
 
 #include <spdk/nvme.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include "base/result.h"
@@ -43,9 +40,7 @@ inline constexpr uint32_t io_page_bytes = 4096;  // that commands and their memo
 // Tells a thread that sleeps on a descriptor that something it looks at has changed.
 class News {
  public:
-  News() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
-  }
+  News() : fd_(make_eventfd()) {}
   News(const News&) = delete;
   News& operator=(const News&) = delete;
   ~News() { close(fd_); }
