@@ -182,6 +182,9 @@ class DescriptorLimit {
 };
 
 TEST_F(Failure, WithoutDescriptorsAreRefusedAndAbortNothing) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "UBSan, which this build has, looks at objects through a pipe: it needs descriptors itself";
+#endif
   const std::string text = toml({"memory", "file"});
   open(text);
   const kvpool_consumer_options options{.struct_size = sizeof options, .name = nullptr, .region_bytes = 4096};
