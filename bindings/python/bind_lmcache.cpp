@@ -87,7 +87,12 @@ LMCacheAdapter::LMCacheAdapter(std::shared_ptr<Pool> pool, const lmcache::Worker
     : pool_(std::move(pool)) {
   if (options.lengths_max == 0) throw PoolError(KVPOOL_INVALID_ARGUMENT, "lengths_max is 0; it is 1 or more");
   consumer_ = open_consumer(*pool_, "lmcache", 0);
-  worker_ = std::make_unique<lmcache::Worker>(pool_->get(), consumer_, options);
+  try {
+    worker_ = std::make_unique<lmcache::Worker>(pool_->get(), consumer_, options);
+  } catch (...) {  // no descriptor or no thread is left
+    (void)kvpool_consumer_close(consumer_, 0, nullptr);
+    throw;
+  }
 }
 
 std::shared_ptr<LMCacheAdapter> LMCacheAdapter::open(std::shared_ptr<Pool> pool,

@@ -26,41 +26,35 @@ constexpr uint32_t segments_a_task = 64;
 constexpr uint32_t keys_a_lookup = 16;
 constexpr uint32_t keys_a_removal = 1024;
 
-int make_eventfd() {
-  const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
-  return fd;
-}
-
-void signal(int fd) {
-  const uint64_t one = 1;
-  [[maybe_unused]] const auto written = write(fd, &one, sizeof one);
-}
-
-void reset(int fd) {
-  uint64_t ignored = 0;
-  [[maybe_unused]] const auto got = read(fd, &ignored, sizeof ignored);
-}
-
 }  // namespace
+
+EventFd::EventFd() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd (see ulimit -n)");
+}
+
+EventFd::~EventFd() { close(fd_); }
+
+void EventFd::signal() const {
+  const uint64_t one = 1;
+  [[maybe_unused]] const auto written = write(fd_, &one, sizeof one);
+}
+
+void EventFd::reset() const {
+  uint64_t ignored = 0;
+  [[maybe_unused]] const auto got = read(fd_, &ignored, sizeof ignored);
+}
 
 Worker::Worker(kvpool_pool* pool, kvpool_consumer* consumer, const WorkerOptions& options)
     : consumer_(consumer),
       lengths_(pool, options.lengths_max),
       huge_pages_(options.huge_pages),
       tasks_(data_tasks_most + key_tasks_max),
-      data_tasks_max_(data_tasks_most),
-      wake_fd_(make_eventfd()),
-      done_fd_(make_eventfd()) {
+      data_tasks_max_(data_tasks_most) {
   for (uint32_t i = static_cast<uint32_t>(tasks_.size()); i > 0; --i) free_tasks_.push_back(i - 1);
   thread_ = std::thread([this] { run(); });
 }
 
-Worker::~Worker() {
-  stop();
-  close(wake_fd_);
-  close(done_fd_);
-}
+Worker::~Worker() { stop(); }
 
 bool Worker::submit(std::unique_ptr<Batch>& batch) {
   bool wake = false;
@@ -71,20 +65,20 @@ bool Worker::submit(std::unique_ptr<Batch>& batch) {
     inbox_.push_back(std::move(batch));
     wake = std::exchange(asleep_, false);
   }
-  if (wake) signal(wake_fd_);
+  if (wake) wake_event_.signal();
   return true;
 }
 
 void Worker::done(std::unique_ptr<Batch> batch) {
   const std::lock_guard lock(mutex_);
-  if (done_.empty()) signal(done_fd_);
+  if (done_.empty()) done_event_.signal();
   done_.push_back(std::move(batch));
 }
 
 std::vector<std::unique_ptr<Batch>> Worker::take_done() {
   std::vector<std::unique_ptr<Batch>> taken;
   const std::lock_guard lock(mutex_);
-  reset(done_fd_);
+  done_event_.reset();
   std::swap(taken, done_);
   return taken;
 }
@@ -94,7 +88,7 @@ void Worker::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  signal(wake_fd_);
+  wake_event_.signal();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -133,11 +127,11 @@ void Worker::sleep() {
   }
   if (kvpool_arm(consumer_) != 0) {
     std::array<pollfd, 2> wanted = {pollfd{.fd = kvpool_event_fd(consumer_), .events = POLLIN, .revents = 0},
-                                    pollfd{.fd = wake_fd_, .events = POLLIN, .revents = 0}};
+                                    pollfd{.fd = wake_event_.fd(), .events = POLLIN, .revents = 0}};
     ::poll(wanted.data(), wanted.size(), -1);
   }
   const std::lock_guard lock(mutex_);
-  if (!std::exchange(asleep_, false)) reset(wake_fd_);
+  if (!std::exchange(asleep_, false)) wake_event_.reset();
 }
 
 bool Worker::take_inbox() {

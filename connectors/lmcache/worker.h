@@ -33,6 +33,22 @@
 
 namespace kvpool::lmcache {
 
+// Closed with its owner. The constructor throws where the process has no descriptor left.
+class EventFd {
+ public:
+  EventFd();
+  EventFd(const EventFd&) = delete;
+  EventFd& operator=(const EventFd&) = delete;
+  ~EventFd();
+
+  [[nodiscard]] int fd() const { return fd_; }
+  void signal() const;
+  void reset() const;
+
+ private:
+  int fd_;
+};
+
 struct WorkerOptions {
   uint32_t lengths_max = 64;
   bool huge_pages = true;  // for the values' memory
@@ -47,7 +63,7 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   // Readable while take_done() has something.
-  [[nodiscard]] int event_fd() const { return done_fd_; }
+  [[nodiscard]] int event_fd() const { return done_event_.fd(); }
   // False, and the batch stays: too many are under way, or the worker was stopped.
   [[nodiscard]] bool submit(std::unique_ptr<Batch>& batch);
   // One that was never under way, or has ended: the next take_done() has it.
@@ -137,8 +153,8 @@ class Worker {
   uint32_t accepted_ = 0;  // submitted and not done
   bool asleep_ = false;
   bool stopping_ = false;
-  int wake_fd_;
-  int done_fd_;
+  EventFd wake_event_;
+  EventFd done_event_;
   std::thread thread_;
 };
 

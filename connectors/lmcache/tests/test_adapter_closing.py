@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 import kvpool
 import pytest
 from adapter_client import MIB, PATIENCE_S, Client, config_of, keys_of
+from kvpool.lmcache import LMCacheAdapter
 
 
 @pytest.mark.parametrize("pause_s", [0, 0.002, 0.02])
@@ -81,3 +83,25 @@ def test_a_forked_child_forgets_it(client, closed):
         os.waitpid(child, 0)
     assert ended == (child, 0)
     assert client.get(["a"], [100]) == [b"x" * 100]
+
+
+def test_one_that_finds_no_descriptor_leaves_nothing_behind(tmp_path):
+    pool = kvpool.Pool({**config_of(tmp_path / "pool"), "limits": {"consumers": 1}})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = 0
+    for more in range(16):
+        next_one = os.dup(2)
+        os.close(next_one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_one + more, before[1]))
+        try:
+            adapter = LMCacheAdapter(pool._native, 64, False)
+            break
+        except (RuntimeError, kvpool.KVPoolError) as error:
+            assert "ulimit -n" in str(error)
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert os.dup(2) == next_one  # what it had opened is closed again
+        os.close(next_one)
+    assert refused >= 3  # its consumer takes one, and it two
+    adapter.close()
