@@ -55,7 +55,8 @@ int Tool::run(int argc, const char* const* argv) {
 int print_error(std::string_view message, int code) {
   while (true) {
     const size_t end = message.find('\n');
-    fmt::print(stderr, "kvpool: {}\n", message.substr(0, end));
+    const std::string line = fmt::format("kvpool: {}\n", message.substr(0, end));
+    std::fwrite(line.data(), 1, line.size(), stderr);  // fmt::print throws where nobody can be told
     if (end == std::string_view::npos) return code;
     message.remove_prefix(end + 1);
   }

@@ -74,6 +74,10 @@ class CommandLine(Tool):
         self.assertRegex(out, r"^kvpool \d+\.\d+\.\d+\n$")
         self.assertEqual(err, "")
 
+    def test_whoever_cannot_be_told_gets_the_exit_code(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            self.assertEqual(subprocess.run([KVPOOL, "bogus"], stderr=full, timeout=60).returncode, 2)
+
     def test_a_line_that_cannot_be_read_is_bad_input(self):
         self.refused(message="A subcommand is required")
         self.refused("config", message="A subcommand is required")
