@@ -8,10 +8,10 @@
 // order.
 //
 // Bounds. The bytes on the device are bounded by a window: those that reached its bandwidth in a probe's
-// sweep, else what it gives in some milliseconds, or two of its largest parts. So an urgent read waits
-// milliseconds at most. What waits for its checksum or copy comes on top, at most a window or what the
-// transfer has at once, whichever is more; in place, where the copy is all there is, nothing. A part larger
-// than the window goes alone.
+// sweep, else what it gives in some milliseconds, or two of the largest parts it has had. So an urgent read
+// waits milliseconds at most, or on a slow drive for two such parts. What waits for its checksum or copy
+// comes on top, at most a window or what the transfer has at once, whichever is more; in place, where the
+// copy is all there is, nothing. A part larger than the window goes alone.
 //
 // Thread: the engine's. Nothing allocates after construction.
 
