@@ -49,6 +49,29 @@ TEST_F(MoverWaits, PagesAreUnreadWhenTheirCopiesHaveEnded) {
   EXPECT_EQ(complete_blocks(numbers, 1), begun);
 }
 
+// Another store, of another chain, reads one of the pages too, and is done before.
+TEST_F(MoverWaits, APageMayBeReusedWhenNoStoreReadsIt) {
+  start_late(toml({"memory"}));
+  use_late(4 << 20);
+  const std::vector<int32_t> last = {pages_for(8, 3, false).back()};
+  const std::vector<int32_t> others = {-1, 1 << 20, static_cast<int32_t>((3 + 32 * 5) % pages)};
+  late_->hold(Late::to_segments, true);
+  ASSERT_EQ(mover_->store(one_page_job(9, {900}, last[0])), KVPOOL_OK);
+  const uint64_t other = ids_;
+  const uint64_t id = begin_store(1, 8, false, 5);
+  late_->hold(Late::to_segments, false);
+  EXPECT_EQ(ended(other, EventKind::stored), 1U);
+  EXPECT_FALSE(mover_->wait_unread(last, 0));
+  EXPECT_TRUE(mover_->wait_unread(others, 0)) << "these are no pages of the store";
+  late_->come(5);
+  EXPECT_TRUE(mover_->wait_unread(last, patience_us));
+  engine_->clear();
+  EXPECT_EQ(ended(id, EventKind::stored), 8U);
+  const auto target = pages_for(8, 7, true);
+  EXPECT_EQ(ended(begin_load(pin(1, 8), target), EventKind::loaded), 8U);
+  EXPECT_EQ(complete_blocks(target, 1), 8U);
+}
+
 TEST_F(MoverWaits, AStoreIsNotCutShortForItsEvent) {
   start_late(toml({"memory"}));
   const uint64_t id = begin_store(1, 12, false, 5);

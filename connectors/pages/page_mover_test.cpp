@@ -82,31 +82,6 @@ TEST_F(PageMoverTest, StoresOfAChainFollowEachOther) {
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
 }
 
-TEST_F(PageMoverTest, APageMayBeReusedWhenNoStoreReadsIt) {
-  start(toml({"file"}, "", "limit_write = \"80MB/s\""));
-  mover_ = nullptr;
-  mover_ = open_mover(layers * full_pages * 8192 + (1 << 16));  // a block at a time
-  const auto numbers = pages_for(8, 3, false);
-  fill(numbers, 1);
-  StoreJob job{.id = 1, .keys = {}, .pages = numbers};
-  for (uint64_t block = 1; block <= 8; ++block) job.keys.push_back(key(block));
-  EXPECT_EQ(mover_->store(job), KVPOOL_OK);
-  const std::vector<int32_t> last = {numbers.back()};
-  const std::vector<int32_t> others = {-1, 1 << 20, static_cast<int32_t>((3 + 32 * 5) % pages)};
-  // Another, of another chain, reads one of its pages too, and is done long before.
-  EXPECT_EQ(
-      mover_->store({.id = 2, .chain = 9, .keys = {key(900)}, .pages = std::vector(full_pages, last[0])}),
-      KVPOOL_OK);
-  EXPECT_FALSE(mover_->wait_unread(last, 0));
-  EXPECT_TRUE(mover_->wait_unread(others, 0)) << "these are no pages of the store";
-  EXPECT_TRUE(mover_->wait_unread(last, patience_us));
-  engine_->clear();
-  EXPECT_EQ(ended(1, EventKind::stored), 8U);
-  const auto target = pages_for(8, 7, true);
-  EXPECT_EQ(ended(begin_load(pin(1, 8), target), EventKind::loaded), 8U);
-  EXPECT_EQ(complete_blocks(target, 1), 8U);
-}
-
 TEST_F(PageMoverTest, WhoWaitsForPagesDoesNotWaitForASlowDrive) {
   start(toml({"file"}, "", "limit_write = \"1MB/s\""));
   mover_ = nullptr;
