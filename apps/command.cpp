@@ -24,6 +24,17 @@ CLI::App* Tool::group(const std::string& name, const std::string& description) {
   return parser_.add_subcommand(name, description)->require_subcommand(1);
 }
 
+// Of the tool, or of the group that stands in the command line.
+std::string Tool::command_names() const {
+  const CLI::App* at = &parser_;
+  while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
+  std::string names;
+  for (const CLI::App* command : at->get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return names;
+}
+
 void Tool::on(CLI::App* command, std::function<int()> run) {
   command->callback([this, run = std::move(run)] { chosen_ = run; });
 }
@@ -35,8 +46,10 @@ int Tool::run(int argc, const char* const* argv) {
     return parser_.exit(success);  // --help, --version
   } catch (const CLI::RequiredError& error) {
     const std::vector<std::string> unknown = parser_.remaining(true);
-    if (unknown.empty()) return print_error(fmt::format("{} (try --help)", error.what()));
-    return print_error(fmt::format("'{}' is not expected here: {} (try --help)", unknown[0], error.what()));
+    const std::string names = command_names();
+    if (names.empty()) return print_error(fmt::format("{} (try --help)", error.what()));
+    if (unknown.empty()) return print_error(fmt::format("a command is missing: {} (try --help)", names));
+    return print_error(fmt::format("'{}' is none of the commands: {} (try --help)", unknown[0], names));
   } catch (const CLI::ParseError& error) {
     return print_error(fmt::format("{} (try --help)", error.what()));
   }

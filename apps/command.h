@@ -43,6 +43,8 @@ class Tool {
   [[nodiscard]] int run(int argc, const char* const* argv);
 
  private:
+  [[nodiscard]] std::string command_names() const;
+
   CLI::App parser_;
   bool json_ = false;
   std::function<int()> chosen_;

@@ -79,9 +79,10 @@ class CommandLine(Tool):
             self.assertEqual(subprocess.run([KVPOOL, "bogus"], stderr=full, timeout=60).returncode, 2)
 
     def test_a_line_that_cannot_be_read_is_bad_input(self):
-        self.refused(message="A subcommand is required")
-        self.refused("config", message="A subcommand is required")
-        self.refused("bogus", message="bogus")
+        self.refused(message="a command is missing: probe, config, plan, ")
+        self.refused("config", message="a command is missing: check, show (try --help)")
+        self.refused("config", "bogus", message="'bogus' is none of the commands: check, show (try --help)")
+        self.refused("bogus", message="'bogus' is none of the commands: probe, config, ")
         self.refused("plan", "--bogus", message="--bogus")
         self.refused("config", "check", message="FILE is required")
         self.refused("plan", "--document", "x", message="--document")
