@@ -153,6 +153,8 @@ TEST_F(PoolFiles, RefusesWhatIsNoFile) {
   expect_refused(path("fifo"), Errc::invalid_argument, "a FIFO");
   ASSERT_EQ(symlink("/dev/null", path("link").c_str()), 0);
   expect_refused(path("link"), Errc::invalid_argument, "a character device");
+  ASSERT_EQ(symlink(path("nothing").c_str(), path("dangling").c_str()), 0);
+  expect_refused(path("dangling"), Errc::invalid_argument, "a link to something that cannot be found");
   expect_refused(path("missing/pool"), Errc::invalid_argument, "no directory");
   const auto missing = inspect_pool_file(path("nothing"));
   ASSERT_FALSE(missing);

@@ -50,8 +50,15 @@ Status check_parent(const std::string& path) {
               fmt::format("{}: there is no directory {}; create it first", path, parent.string()));
 }
 
-// A device's name that is mistyped must not become a file in memory.
+// Of a path that stat did not find. A device's name that is mistyped must not become a file in memory.
 Status check_new(const std::string& path) {
+  std::error_code ignored;
+  if (fs::is_symlink(path, ignored)) {
+    return fail(
+        Errc::invalid_argument,
+        fmt::format("{}: is a link to something that cannot be found; remove it, or give another path",
+                    path));
+  }
   struct stat parent{};
   struct stat devices{};
   struct stat root{};
