@@ -186,7 +186,7 @@ TEST_F(MoverCopies, AreOrderedBeforeTheyEnd) {
   late_->hold(Late::to_pages, false);
   EXPECT_EQ(ended(id, EventKind::loaded), 12U);
   EXPECT_EQ(complete_blocks(numbers, 1), 12U);
-  expect_events(in_parts(), 12);
+  expect_events(id, in_parts(), 12);
 }
 
 TEST_F(MoverCopies, AreWaitedForWhereAnOrderedLoadIsCancelled) {
