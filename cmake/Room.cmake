@@ -68,7 +68,7 @@ function(kvpool_room_tests name target)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE kvpool_flags ${target} ${ARGN} GTest::gtest_main)
     add_test(NAME ${name} COMMAND ${name}_test)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 600 SKIP_RETURN_CODE 77)
   endif()
 endfunction()
 
