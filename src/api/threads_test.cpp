@@ -6,6 +6,7 @@
 #include <atomic>
 #include <deque>
 #include <thread>
+#include <utility>
 
 #include "api/pool_fixture.h"
 
@@ -16,7 +17,9 @@ constexpr uint32_t threads = 4;
 constexpr uint32_t under_way_max = 6;
 constexpr uint64_t chains = 12;
 constexpr uint32_t chain_blocks_max = 6;
-constexpr auto duration = std::chrono::milliseconds(1000);
+constexpr uint64_t blocks_wanted = 100;  // however long these take, within a minute
+constexpr auto duration_min = std::chrono::seconds(1);
+constexpr auto duration_max = std::chrono::seconds(60);
 
 enum class Kind : uint8_t { store, retrieve, redeem, match, remove };
 
@@ -37,7 +40,8 @@ class Actor {
     for (uint32_t lane = 0; lane < under_way_max; ++lane) lanes_.push_back(lane);
   }
 
-  void step() {
+  // These two return how many blocks were compared.
+  uint64_t step() {
     if (!lanes_.empty()) send();
     if (prng_.chance(0.05) && !under_way_.empty()) {
       const auto& one = under_way_[prng_.below(under_way_.size())];
@@ -47,12 +51,13 @@ class Actor {
       finish(under_way_.front());
       under_way_.pop_front();
     }
+    return std::exchange(blocks_checked_, 0);
   }
-  void drain() {
+  uint64_t drain() {
     for (UnderWay& one : under_way_) finish(one);
     under_way_.clear();
+    return std::exchange(blocks_checked_, 0);
   }
-  [[nodiscard]] uint64_t blocks_checked() const { return blocks_checked_; }
 
  private:
   static constexpr uint64_t lane_bytes = 512 << 10;
@@ -144,24 +149,24 @@ class Actor {
 // The catalog has room for fewer blocks than there are keys, so that blocks go while others are read.
 class Threads : public PoolTest {
  protected:
-  // Until the time is over; returns how many blocks were compared.
+  // For a second, and until enough blocks were compared and some evicted; returns how many were compared.
   uint64_t run(const Shape& shape, bool reopen) {
-    const auto until = std::chrono::steady_clock::now() + duration;
+    const auto began = std::chrono::steady_clock::now();
     std::atomic<uint64_t> checked{0};
+    const auto go_on = [this, began, &checked] {
+      const auto lasted = std::chrono::steady_clock::now() - began;
+      if (lasted < duration_min) return true;
+      return lasted < duration_max && (checked < blocks_wanted || stats().evicted_blocks == 0);
+    };
     std::vector<std::thread> all;
     for (uint32_t thread = 0; thread < threads; ++thread) {
-      all.emplace_back([this, &shape, &checked, until, thread, reopen] {
+      all.emplace_back([this, &shape, &checked, &go_on, thread, reopen] {
         uint64_t seed = 1000 * thread;
-        while (std::chrono::steady_clock::now() < until) {
+        while (go_on()) {
           Actor actor(pool_, shape, ++seed);
-          uint32_t steps = 0;
-          while (std::chrono::steady_clock::now() < until && (!reopen || steps < 100)) {
-            actor.step();
-            ++steps;
-          }
+          for (uint32_t steps = 0; go_on() && (!reopen || steps < 100); ++steps) checked += actor.step();
           // Half of the consumers close with requests under way.
-          if (!reopen || seed % 2 == 0) actor.drain();
-          checked += actor.blocks_checked();
+          if (!reopen || seed % 2 == 0) checked += actor.drain();
         }
       });
     }
@@ -182,14 +187,14 @@ class Threads : public PoolTest {
 TEST_F(Threads, ShareKeysAndNeverSeeWrongBytes) {
   open(toml({"memory", "file"}, "blocks = 48"));
   const Shape shape = make({.name = "odd", .segment_bytes = {4096, 6000, 16384, 100}, .window = {}});
-  EXPECT_GT(run(shape, false), 20U);
+  EXPECT_GE(run(shape, false), blocks_wanted);
   expect_quiet();
 }
 
 TEST_F(Threads, ConsumersComeAndGo) {
   open(toml({"memory", "file"}, "tickets = 8\npins = 4\nblocks = 48"));
   const Shape shape = make({.name = "flat", .flat = true});
-  EXPECT_GT(run(shape, true), 20U);
+  EXPECT_GE(run(shape, true), blocks_wanted);
   expect_quiet();
 }
 
