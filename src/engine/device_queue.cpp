@@ -7,9 +7,9 @@
 namespace kvpool {
 namespace {
 
-// Where the profile does not say: memory is bounded by its copies alone; a drive wants up to 32 requests of 1
-// MiB, a slower one what it gives in some milliseconds. A disk serves what it has all at once, so that the
-// first of it comes with the last, and a retrieve's first layer waits for a window.
+// Memory is bounded by its copies alone; a drive wants up to 32 requests of 1 MiB, a slower one what it gives
+// in some milliseconds. A disk serves what it has all at once, so that the first of it comes with the last,
+// and a retrieve's first layer waits for a window.
 constexpr uint64_t memory_window_bytes_min = 8ULL << 20;
 constexpr uint64_t storage_window_bytes_min = 4ULL << 20;
 constexpr uint64_t storage_window_bytes_max = 32ULL << 20;
@@ -22,12 +22,16 @@ double bytes_of_window(double bytes_per_second, Nanos latency) {
 }
 
 uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
-  if (profile.queue_bytes > 0) return profile.queue_bytes;
-  if (limits.in_place) return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
+  if (limits.in_place) {
+    if (profile.queue_bytes > 0) return profile.queue_bytes;
+    return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
+  }
   const double bytes = std::max(bytes_of_window(profile.retrieve_bytes_per_second(), profile.read_latency),
                                 bytes_of_window(profile.write_bytes_per_second, profile.write_latency));
-  if (bytes <= 0) return storage_window_bytes_max;
-  return std::clamp(static_cast<uint64_t>(bytes), storage_window_bytes_min, storage_window_bytes_max);
+  // A sweep finds the fewest bytes that come near the best rate, and on a disk whose rate wanders that may be
+  // any number: what is more than some milliseconds of them is waiting.
+  const uint64_t most = profile.queue_bytes > 0 ? profile.queue_bytes : storage_window_bytes_max;
+  return bytes <= 0 ? most : std::min(most, std::max(static_cast<uint64_t>(bytes), storage_window_bytes_min));
 }
 
 // Whether the consumer cut one request into these two. Another consumer may redeem the same pin.

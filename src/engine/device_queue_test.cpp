@@ -275,6 +275,8 @@ TEST_F(WindowTest, OfStorageIsWhatItGivesInSomeMilliseconds) {
   measured.queue_bytes = 8 * mib;
   EXPECT_EQ(started(measured), 8 * 8U);
   EXPECT_EQ(started(measured, 6 * mib), 1U) << "as it was measured";
+  measured.queue_bytes = 32 * mib;
+  EXPECT_EQ(started(measured), 80U) << "more would wait for each other";
 }
 
 TEST_F(WindowTest, OfStorageIs32MibWhereNoRateIsKnown) {

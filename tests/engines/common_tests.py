@@ -32,7 +32,10 @@ def test_the_speed_of_prefill_is_learnt(engine):
 
 def test_requests_at_the_same_time_share_a_prefix(engine):
     prompts = [prompt(1200 + 100 * i, i, shared=1024) for i in range(4)]
-    cold = [engine.ask([one])[0] for one in prompts]
+    cold = []
+    for one in prompts:
+        cold += engine.ask([one])
+        engine.settle()  # else the next stores the prefix again, of which a window may have left pages
     engine.forget()
     warm = engine.ask(prompts)
     assert all(w.same(c) for w, c in zip(warm, cold))

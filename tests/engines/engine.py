@@ -76,12 +76,13 @@ class Engine:
     """One a process: vLLM keeps one connector in it."""
 
     def __init__(self, folder: pathlib.Path, model: dict = tiny_models.LLAMA, memory: str = f"{8 * NUMBER_BYTES}MiB", file: str = "512MiB",
-                 device: dict | None = None, extra: dict | None = None, beside: list[dict] | None = None, **llm):  # fmt: skip
-        """beside: other connectors, which are asked first."""
+                 buffers: str = "128MiB", device: dict | None = None, extra: dict | None = None, beside: list[dict] | None = None,
+                 **llm):  # fmt: skip
+        """buffers: here all that a test stores has room until a slow disk takes it. beside: other connectors, which are asked first."""
         self.pool_path = folder / "pool"
         config = {
             # However slow the disk is today, some of every block lies on it.
-            "pool": {"buffers": "32MiB", "staging": "16MiB", "placement": "equal"},
+            "pool": {"buffers": buffers, "staging": "16MiB", "placement": "equal"},
             "device": [{"kind": "file", "path": str(self.pool_path), "size": file, **(device or {})}],
         }
         if memory:

@@ -25,6 +25,7 @@ def engine(tmp_path_factory):
         model=MODEL,
         memory="8MiB",
         file="48MiB",  # less than all documents take: blocks are evicted
+        buffers="32MiB",
         device={"limit_read": "200MB/s"},
         extra={"load_timeout_s": 0.15},
         # few pages: requests are preempted
