@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/assert.h"
+#include "base/log.h"
 
 namespace kvpool {
 namespace {
@@ -184,6 +185,12 @@ PartHandle DeviceQueue::take(Ticket& ticket, Nanos now) {
   table_->part(handle).state = PartState::issued;
   ++ticket.outstanding;
   return handle;
+}
+
+void DeviceQueue::note_wrong_bytes() {
+  if (std::exchange(wrong_bytes_noted_, true)) return;
+  log_error("{}: bytes do not match their checksum; the block is given up. Later ones are only counted",
+            name());
 }
 
 bool DeviceQueue::may_issue(uint32_t bytes) const {

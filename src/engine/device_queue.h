@@ -103,6 +103,8 @@ class DeviceQueue {
     return was != online_;
   }
   [[nodiscard]] bool online() const { return online_; }
+  // A block is given up for what this device returned. Logged the first time.
+  void note_wrong_bytes();
 
   // Whether the device can move these bytes from or to that memory without staging.
   [[nodiscard]] bool moves_directly(const std::byte* address, uint32_t bytes) const {
@@ -167,6 +169,7 @@ class DeviceQueue {
   DeviceId id_;
   Device* device_;
   bool online_ = true;
+  bool wrong_bytes_noted_ = false;
   TicketTable* table_;
   DeviceLimits limits_;
   Staging staging_;

@@ -188,6 +188,22 @@ TEST_F(EngineFaultTest, BytesThatWereHurtOnTheirWayAreReadAgain) {
   EXPECT_EQ(engine->staging_used_bytes(), 0);
 }
 
+TEST_F(EngineFaultTest, TheFirstBlockThatADeviceSpoiledIsLogged) {
+  ASSERT_NO_FATAL_FAILURE(open({.devices = {drive()}, .shares = {1}}, uniform(1)));
+  testing::internal::CaptureStderr();
+  for (uint32_t chain = 0; chain < 2; ++chain) {
+    ASSERT_NO_FATAL_FAILURE(store(chain, 1));
+    faults[0]->script(IoKind::read, 1, Fault::corrupt);
+    faults[0]->script(IoKind::read, 2, Fault::corrupt);
+    EXPECT_EQ(finish(send(message(Op::retrieve, chain, 1))).code, Errc::miss);
+  }
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(engine->counters().checksum_errors, 4);
+  const size_t at = log.find(devices[0]->name() + ": bytes do not match their checksum");
+  ASSERT_NE(at, std::string::npos) << log;
+  EXPECT_EQ(log.find("do not match", at + 40), std::string::npos) << log;
+}
+
 // Two segments into one buffer: the consumer's own fault costs nobody a good block.
 TEST_F(EngineFaultTest, AConsumerThatNamesABufferTwiceLosesNoBlock) {
   // Sums are slow, so that what comes next into the buffer is there before the sum is made.

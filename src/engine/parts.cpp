@@ -333,6 +333,7 @@ void Engine::home(PartHandle handle, Errc code) {
   --ticket.outstanding;
   progressed(ticket);
   count_failure(code);
+  if (code == Errc::corrupt) queue_of(part).note_wrong_bytes();
   if (ticket.state == Ticket::State::ending) {
     if (ticket.outstanding == 0) release(ticket);
     return;
