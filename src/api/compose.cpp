@@ -262,9 +262,10 @@ uint32_t blocks_that_fit(const Config& config) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(blocks + 64, 1024, 1U << 30));
 }
 
-Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<Device* const> devices) {
+Result<std::unique_ptr<Catalog>> open_catalog(const Config& config, std::span<Device* const> devices,
+                                              std::span<const double> shares) {
   CatalogOptions options;
-  options.devices = Engine::catalog_devices(devices);
+  options.devices = Engine::catalog_devices(devices, shares);
   bool has_memory = false;
   bool has_storage = false;
   for (const Device* device : devices) (device->limits().in_place ? has_memory : has_storage) = true;
@@ -285,7 +286,7 @@ uint32_t transfer_threads(const Config& config) {
   return std::clamp(cores / 4, std::min(2U, cores), 8U);
 }
 
-EngineOptions engine_options(const Config& config, Profile profile) {
+EngineOptions engine_options(const Config& config, std::vector<double> shares, Profile profile) {
   EngineOptions options;
   options.transfer_workers = transfer_threads(config);
   options.consumers_max = config.limits.consumers;
@@ -298,7 +299,7 @@ EngineOptions engine_options(const Config& config, Profile profile) {
   options.verify = config.verify == VerifyRule::storage  ? Verify::storage
                    : config.verify == VerifyRule::always ? Verify::always
                                                          : Verify::none;
-  options.shares = planned_shares(config.placement, profile);
+  options.shares = std::move(shares);
   options.profile = std::move(profile);
   return options;
 }
@@ -359,7 +360,8 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
   if (Status opened = pieces->set->open(config, *pieces->clock, hooks); !opened)
     return tl::unexpected(opened.error());
   const std::vector<Device*> devices = pieces->set->devices();
-  auto catalog = open_catalog(config, devices);
+  std::vector<double> shares = planned_shares(config.placement, *profile);
+  auto catalog = open_catalog(config, devices, shares);
   if (!catalog) return tl::unexpected(catalog.error());
   pieces->catalog = std::move(*catalog);
   pieces->transfer = make_transfer(config, hooks);
@@ -371,7 +373,8 @@ Result<std::unique_ptr<Pieces>> compose(Config config, const DeviceHooks& hooks,
                               .transfer = pieces->transfer.get(),
                               .devices = devices,
                               .staging = pieces->set->staging()};
-  pieces->engine = std::make_unique<Engine>(wiring, engine_options(config, std::move(*profile)));
+  pieces->engine =
+      std::make_unique<Engine>(wiring, engine_options(config, std::move(shares), std::move(*profile)));
   pieces->reactor = std::make_unique<Reactor>(
       *pieces->engine, wiring, Reactor::Options{.spin = config.spin, .regions = pieces->regions});
   pieces->config = std::move(config);

@@ -35,6 +35,7 @@ struct CatalogDevice {
       4096;  // of extents' offsets and lengths; a multiple of 4096 is assumed to pack well
   bool storage = false;
   bool keeps_freed = false;  // Catalog::freed() is kept
+  double share = 1;          // by these devices with room stand in for full ones; not negative
 };
 
 struct CatalogOptions {
@@ -98,8 +99,8 @@ class Catalog {
   void unpin(BlockId block);  // REQUIRES: pinned
 
   // Takes a record and extents for a new block: on the planned devices (plan[s] for segment s); where they
-  // have no room, on those that have, most free bytes first; where none has, unpinned leaves are evicted,
-  // least recently used first, until the planned devices have room. Returns it in state Writing, with one
+  // have no room, on those that have, by their shares; where none has, unpinned leaves are evicted, least
+  // recently used first, until the planned devices have room. Returns it in state Writing, with one
   // pin that commit() or abandon() gives back.
   //   busy      the key is being written by someone else
   //   ok        and *existing: the key is Ready; nothing was reserved

@@ -17,10 +17,11 @@ class CatalogFixture : public testing::Test {
   static constexpr uint64_t MiB = 1024 * KiB;
 
   void open(std::vector<uint64_t> device_bytes, uint32_t blocks_max = 1000, uint32_t residences = 1,
-            uint32_t segments = 64) {
+            uint32_t segments = 64, std::vector<double> shares = {}) {
     CatalogOptions options{
         .devices = {}, .blocks_max = blocks_max, .segments_max = segments, .residences_max = residences};
     for (const uint64_t bytes : device_bytes) options.devices.push_back({.size_bytes = bytes});
+    for (size_t i = 0; i < shares.size(); ++i) options.devices[i].share = shares[i];
     auto opened = Catalog::open(options);
     ASSERT_TRUE(opened.has_value()) << opened.error().message;
     catalog = std::move(*opened);

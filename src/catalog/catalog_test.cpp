@@ -225,8 +225,50 @@ TEST_F(CatalogTest, TheParentOfANewBlockIsNotEvictedForIt) {
   catalog->check();
 }
 
-TEST_F(CatalogTest, SpillsToTheDeviceWithMostRoom) {
-  open({64 * KiB, 256 * KiB, 1 * MiB});
+// So that a chain of which one device has no room still comes from all others at once, layer by layer.
+TEST_F(CatalogTest, SpillsToTheOthersByTheirShares) {
+  constexpr uint32_t segments = 32;
+  constexpr uint32_t chain = 64;
+  const std::vector<double> shares = {0.77, 0.14, 0.07, 0.02};
+  const Placement placement(shares);
+  open({256 * KiB, 64 * MiB, 64 * MiB, 64 * MiB}, 1000, 1, 64, shares);
+  const NamespaceId ns = add(std::vector<uint32_t>(segments, 4096));
+  std::vector<DeviceId> plan(segments);
+  std::vector<Place> places(segments);
+  for (uint32_t root = 0; root < 8; ++root) {
+    std::array<uint32_t, 4> on{};
+    std::array<uint32_t, 4> in_two_layers{};
+    BlockId parent = no_block;
+    for (uint32_t depth = 0; depth < chain; ++depth) {
+      const Phase phase(0x9e3779b9 * root);
+      placement.plan(phase, depth, plan);
+      const BlockKey own = key(1000 * root + depth);
+      parent = catalog->reserve(ns, own, parent, phase, depth, plan).block;
+      ASSERT_NE(parent, no_block);
+      ASSERT_EQ(commit(parent), Errc::ok);
+      catalog->pin(parent);
+      catalog->places(parent, 0, places);
+      catalog->unpin(parent);
+      for (uint32_t s = 0; s < segments; ++s) {
+        ++on[places[s].device.value];
+        if (s / 2 == 5) ++in_two_layers[places[s].device.value];
+      }
+    }
+    if (root == 0) continue;  // memory was not full from the first block on
+    EXPECT_EQ(on[0], 0);
+    EXPECT_NEAR(on[1], 14.0 / 23 * segments * chain, 0.01 * segments * chain);
+    EXPECT_NEAR(on[2], 7.0 / 23 * segments * chain, 0.01 * segments * chain);
+    EXPECT_NEAR(on[3], 2.0 / 23 * segments * chain, 0.01 * segments * chain);
+    EXPECT_NEAR(in_two_layers[1], 14.0 / 23 * 2 * chain, 0.05 * 2 * chain);
+    EXPECT_NEAR(in_two_layers[2], 7.0 / 23 * 2 * chain, 0.05 * 2 * chain);
+    EXPECT_NEAR(in_two_layers[3], 2.0 / 23 * 2 * chain, 0.05 * 2 * chain);
+  }
+  EXPECT_EQ(catalog->counters().evicted_blocks, 0);
+  catalog->check();
+}
+
+TEST_F(CatalogTest, SpillsWhereOnlyDevicesWithoutAShareHaveRoomToTheOneWithMost) {
+  open({64 * KiB, 256 * KiB, 1 * MiB}, 1024, 1, 64, {1, 0, 0});
   const NamespaceId ns = add(std::vector<uint32_t>(8, 4096));
   store(ns, 0, no_block, DeviceId(0));
   store(ns, 1, no_block, DeviceId(0));

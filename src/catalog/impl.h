@@ -85,7 +85,7 @@ class Catalog::Impl {
   void hide(BlockId block);
 
   // Finds room for a block, evicting where it must: `chosen` says where. False: there is none.
-  [[nodiscard]] bool find_room(const Shape& shape, std::span<const DeviceId> plan,
+  [[nodiscard]] bool find_room(const Shape& shape, std::span<const DeviceId> plan, uint64_t first_point,
                                std::span<SegmentSlot> chosen);
   [[nodiscard]] BlockId take_record();
   // Evicts something that helps, at last, against the shortage. False: nothing can be evicted.

@@ -1,6 +1,19 @@
 #include "catalog/planner.h"
 
+#include <cmath>
+
 namespace kvpool {
+namespace {
+
+// The fraction of the square root of 2, in units of 2^-64: multiples of it lie evenly, also those at whose
+// segments the lattice of the plan, which steps by the golden ratio, meets a full device.
+constexpr uint64_t point_step = 0x6a09e667f3bcc909;
+
+}  // namespace
+
+uint64_t Planner::first_point(Phase phase, uint32_t depth, uint32_t segments) {
+  return (uint64_t{phase.value} << 32) + uint64_t{depth} * segments * point_step;
+}
 
 void Planner::count(const std::vector<Space>& spaces, const Shape& shape, bool as_if_empty) {
   for (size_t d = 0; d < spaces.size(); ++d) {
@@ -28,13 +41,18 @@ bool Planner::take(const Space& space, size_t device, const Shape& shape, uint32
   return true;
 }
 
+uint64_t Planner::room(const std::vector<Space>& spaces, const Shape& shape, uint32_t kind,
+                       size_t device) const {
+  const SizeClass c = shape.kinds[kind];
+  const uint64_t slots = free_[device][kind] + uint64_t{empty_[device]} * spaces[device].slots_per_slab(c);
+  return slots * spaces[device].slot_bytes(c);
+}
+
 DeviceId Planner::roomiest(const std::vector<Space>& spaces, const Shape& shape, uint32_t kind) const {
   DeviceId best = no_device;
   uint64_t most = 0;
   for (size_t d = 0; d < spaces.size(); ++d) {
-    const SizeClass c = shape.kinds[kind];
-    const uint64_t slots = free_[d][kind] + uint64_t{empty_[d]} * spaces[d].slots_per_slab(c);
-    const uint64_t bytes = slots * spaces[d].slot_bytes(c);
+    const uint64_t bytes = room(spaces, shape, kind, d);
     if (bytes > most) {
       most = bytes;
       best = DeviceId(static_cast<uint8_t>(d));
@@ -43,8 +61,25 @@ DeviceId Planner::roomiest(const std::vector<Space>& spaces, const Shape& shape,
   return best;
 }
 
+DeviceId Planner::stand_in(const std::vector<Space>& spaces, const Shape& shape, uint32_t kind,
+                           uint64_t point) const {
+  double all = 0;
+  for (size_t d = 0; d < spaces.size(); ++d) {
+    if (room(spaces, shape, kind, d) > 0) all += shares_[d];
+  }
+  if (all == 0) return roomiest(spaces, shape, kind);
+  double left = std::ldexp(static_cast<double>(point), -64) * all;
+  DeviceId found = no_device;
+  for (size_t d = 0; d < spaces.size() && left >= 0; ++d) {
+    if (shares_[d] == 0 || room(spaces, shape, kind, d) == 0) continue;
+    found = DeviceId(static_cast<uint8_t>(d));
+    left -= shares_[d];
+  }
+  return found;
+}
+
 Fit Planner::fit(const std::vector<Space>& spaces, const Shape& shape, std::span<const DeviceId> plan,
-                 std::span<SegmentSlot> chosen) {
+                 uint64_t first_point, std::span<SegmentSlot> chosen) {
   count(spaces, shape, false);
   uint32_t homeless = 0;
   for (uint32_t s = 0; s < plan.size(); ++s) {
@@ -56,7 +91,7 @@ Fit Planner::fit(const std::vector<Space>& spaces, const Shape& shape, std::span
   if (homeless == 0) return Fit::planned;
   for (uint32_t s = 0; s < plan.size(); ++s) {
     if (chosen[s].device != no_device) continue;
-    const DeviceId device = roomiest(spaces, shape, shape.kind_of[s]);
+    const DeviceId device = stand_in(spaces, shape, shape.kind_of[s], first_point + s * point_step);
     if (device == no_device) {
       // Room is to be made where that helps.
       for (size_t d = 0; d < spaces.size() && offline_[short_of_.device.value]; ++d) {

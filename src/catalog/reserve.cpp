@@ -49,7 +49,8 @@ Catalog::Reservation Catalog::Impl::reserve(NamespaceId ns, const BlockKey& key,
   }
   Segments chosen;
   const BlockId block = take_record();
-  const bool found = block != no_block && find_room(its, plan, chosen);
+  const bool found =
+      block != no_block && find_room(its, plan, Planner::first_point(phase, depth, its.segments()), chosen);
   if (block != no_block && found) {
     Record& record = blocks[block];
     record.key = key;
@@ -84,10 +85,10 @@ BlockId Catalog::Impl::take_record() {
   return block;
 }
 
-bool Catalog::Impl::find_room(const Shape& shape, std::span<const DeviceId> plan,
+bool Catalog::Impl::find_room(const Shape& shape, std::span<const DeviceId> plan, uint64_t first_point,
                               std::span<SegmentSlot> chosen) {
   for (uint32_t evictions = 0;;) {
-    const Fit fit = planner.fit(spaces, shape, plan, chosen);
+    const Fit fit = planner.fit(spaces, shape, plan, first_point, chosen);
     if (fit == Fit::planned) return true;
     if (drop_seconds_for(planner.short_of(), fit == Fit::no_room)) continue;
     const bool may_spill = fit == Fit::spilled;

@@ -18,7 +18,9 @@ std::string_view name_of(Op op) {
 
 }  // namespace
 
-std::vector<CatalogDevice> Engine::catalog_devices(std::span<Device* const> devices) {
+std::vector<CatalogDevice> Engine::catalog_devices(std::span<Device* const> devices,
+                                                   std::span<const double> shares) {
+  KVPOOL_ASSERT(devices.size() == shares.size());
   CatalogDevice device;
   for (const Device* each : devices) {
     device.alignment_bytes = std::max(device.alignment_bytes, each->limits().alignment_bytes);
@@ -28,6 +30,7 @@ std::vector<CatalogDevice> Engine::catalog_devices(std::span<Device* const> devi
     device.size_bytes = each->limits().size_bytes;
     device.storage = each->limits().storage;
     device.keeps_freed = each->limits().discards;
+    device.share = shares[all.size()];
     all.push_back(device);
   }
   return all;

@@ -57,9 +57,10 @@ class Engine {
   };
   // What the catalog is to know of them. Extents are of one alignment on all, the largest: what a drive reads
   // in its own units can be staged in any of them.
-  [[nodiscard]] static std::vector<CatalogDevice> catalog_devices(std::span<Device* const> devices);
+  [[nodiscard]] static std::vector<CatalogDevice> catalog_devices(std::span<Device* const> devices,
+                                                                  std::span<const double> shares);
 
-  // The catalog must be of catalog_devices(wiring.devices).
+  // The catalog must be of catalog_devices(wiring.devices, options.shares).
   Engine(const Wiring& wiring, EngineOptions options);
   ~Engine();
   Engine(const Engine&) = delete;

@@ -97,7 +97,7 @@ class EngineFixture : public testing::Test {
       staging_[i].resize(limits.in_place ? 0 : 65 * 4096);
       wiring.staging.push_back(limits.in_place ? std::span<std::byte>() : aligned(staging_[i]));
     }
-    catalog_options.devices = Engine::catalog_devices(wiring.devices);
+    catalog_options.devices = Engine::catalog_devices(wiring.devices, machine.shares);
     catalog_options.blocks_max = 1024;
     catalog_options.residences_max = has_memory ? 2 : 1;
     auto opened = Catalog::open(catalog_options);

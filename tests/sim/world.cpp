@@ -107,7 +107,8 @@ void World::make_engine(Prng& prng) {
     }
     wiring.staging.push_back(aligned);
   }
-  catalog.devices = Engine::catalog_devices(wiring.devices);
+  options.shares = planned_shares(PlacementRule::bandwidth, options.profile);
+  catalog.devices = Engine::catalog_devices(wiring.devices, options.shares);
   catalog.blocks_max = static_cast<uint32_t>(prng.between(20, 400));
   catalog.segments_max = 8;
   catalog.residences_max = 2;
@@ -119,7 +120,6 @@ void World::make_engine(Prng& prng) {
                               .sum_bytes_per_second = 1e9 * static_cast<double>(prng.below(4)),
                               .queue_depth_max = static_cast<uint32_t>(prng.between(1, 32))};
   transfer_ = std::make_unique<SimTransfer>(clock_, transfer);
-  options.shares = planned_shares(PlacementRule::bandwidth, options.profile);
   options.tickets_max = static_cast<uint32_t>(prng.between(2, 12));
   options.pins_max = 8;
   options.blocks_per_request_max = 64;
