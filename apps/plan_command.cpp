@@ -155,6 +155,10 @@ void warn_of_link(const Config& config, const Inputs& inputs) {
       "placement \"link\": no link is known (--link, or pool.link), so shares are as with \"bandwidth\"");
 }
 
+bool fits(const Config& config, const DocumentPlan& plan, size_t device) {
+  return plan.devices[device].bytes_stored <= config.devices[device].size_bytes;
+}
+
 void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan& plan) {
   const uint64_t held = blocks_held(config, inputs.geometry);
   if (plan.blocks > held) {
@@ -163,10 +167,36 @@ void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan
     return;
   }
   for (size_t i = 0; i < plan.devices.size(); ++i) {
-    if (plan.devices[i].bytes_stored <= config.devices[i].size_bytes) continue;
+    if (fits(config, plan, i)) continue;
     log_warn("the document's share of '{}' is above its size: the rest spills to devices that have room",
              config.devices[i].name);
   }
+}
+
+// The bytes on each device when those that are full have spilled to the others, by their shares, or by their
+// room where no other has a share (catalog/planner.h). REQUIRES: all of them together hold the document.
+std::vector<double> bytes_after_spill(const Config& config, const DocumentPlan& plan) {
+  const size_t devices = plan.devices.size();
+  std::vector<double> bytes;
+  for (const DeviceShare& share : plan.devices) bytes.push_back(static_cast<double>(share.bytes_stored));
+  for (size_t round = 0; round <= devices; ++round) {  // each fills a device, or is the last
+    double homeless = 0;
+    double shares = 0;
+    double room = 0;
+    for (size_t i = 0; i < devices; ++i) {
+      const double size = static_cast<double>(config.devices[i].size_bytes);
+      homeless += std::max(0.0, bytes[i] - size);
+      bytes[i] = std::min(bytes[i], size);
+      if (bytes[i] < size) shares += plan.devices[i].planned;
+      room += size - bytes[i];
+    }
+    if (homeless == 0 || room == 0) break;
+    for (size_t i = 0; i < devices; ++i) {
+      const double free = static_cast<double>(config.devices[i].size_bytes) - bytes[i];
+      if (free > 0) bytes[i] += homeless * (shares > 0 ? plan.devices[i].planned / shares : free / room);
+    }
+  }
+  return bytes;
 }
 
 // Until the last device is done, or the link has carried everything; nothing where a bandwidth is not known.
@@ -184,6 +214,25 @@ std::optional<double> predicted_seconds(const DocumentPlan& plan, const Profile&
   return seconds;
 }
 
+double ratio(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// The same where a planned share does not fit its device, but the document fits them all.
+std::optional<double> seconds_after_spill(const Config& config, const Inputs& inputs,
+                                          const DocumentPlan& plan) {
+  bool spills = false;
+  for (size_t i = 0; i < plan.devices.size(); ++i) spills |= !fits(config, plan, i);
+  if (!spills || plan.blocks > blocks_held(config, inputs.geometry)) return std::nullopt;
+  const double read_of_stored = ratio(plan.bytes_read, plan.bytes_stored);
+  const std::vector<double> bytes = bytes_after_spill(config, plan);
+  DocumentPlan spilled = plan;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    spilled.devices[i].bytes_read = static_cast<uint64_t>(bytes[i] * read_of_stored);
+  }
+  return predicted_seconds(spilled, inputs.profile);
+}
+
 // Of the prefixes that a layer-wise reader waits for, those of at least a quarter of the segments.
 double worst_prefix(const DocumentPlan& plan) {
   double worst = 0;
@@ -191,10 +240,6 @@ double worst_prefix(const DocumentPlan& plan) {
     if (prefix.segments * 4 >= plan.prefixes.size()) worst = std::max(worst, prefix.busiest_over_ideal);
   }
   return worst;
-}
-
-double ratio(uint64_t part, uint64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
 ordered_json known(double value) { return value > 0 ? ordered_json(value) : ordered_json(nullptr); }
@@ -214,7 +259,7 @@ void print_as_json(const PlanOptions& options, const Config& config, const Input
                        {"bytes_read", share.bytes_read},
                        {"read_bytes_per_second", known(rate)},
                        {"bandwidth_from", inputs.sources[i]},
-                       {"fits", share.bytes_stored <= config.devices[i].size_bytes},
+                       {"fits", fits(config, plan, i)},
                        {"seconds", rate > 0 ? ordered_json(static_cast<double>(share.bytes_read) / rate)
                                             : ordered_json(nullptr)}});
   }
@@ -223,6 +268,7 @@ void print_as_json(const PlanOptions& options, const Config& config, const Input
     prefixes.push_back({{"segments", prefix.segments}, {"busiest_over_ideal", prefix.busiest_over_ideal}});
   }
   const auto seconds = predicted_seconds(plan, inputs.profile);
+  const auto spilled = seconds_after_spill(config, inputs, plan);
   print_json({{"model", options.model},
               {"tokens", inputs.tokens},
               {"placement", to_string(config.placement)},
@@ -233,6 +279,7 @@ void print_as_json(const PlanOptions& options, const Config& config, const Input
               {"pool_tokens_max", tokens_held(config, inputs.geometry)},
               {"link_bytes_per_second", known(inputs.profile.link_bytes_per_second)},
               {"seconds", seconds ? ordered_json(*seconds) : ordered_json(nullptr)},
+              {"seconds_after_spill", spilled ? ordered_json(*spilled) : ordered_json(nullptr)},
               {"prefix_busiest_over_ideal_max", worst_prefix(plan)},
               {"devices", std::move(devices)},
               {"prefixes", std::move(prefixes)}});
@@ -261,6 +308,10 @@ void print_as_table(const PlanOptions& options, const Config& config, const Inpu
                format_bytes_per_second(static_cast<double>(plan.bytes_read) / *seconds));
   } else {
     fmt::print("predicted: nothing, as a bandwidth is not known (--bandwidth, or kvpool probe --config)\n");
+  }
+  if (const auto seconds = seconds_after_spill(config, inputs, plan); seconds && *seconds > 0) {
+    fmt::print("predicted, as what does not fit spills to the other devices: {:.4f} s, {}\n", *seconds,
+               format_bytes_per_second(static_cast<double>(plan.bytes_read) / *seconds));
   }
   fmt::print("prefixes of a quarter of the segments or more: the busiest device has {:.3f} of its share\n",
              worst_prefix(plan));

@@ -192,6 +192,17 @@ class Plan(Tool):
         self.assertIn("the document does not fit: 65 blocks, and the pool holds 64 of them at most", err)
         self.assertNotIn("spills", err)
 
+    def test_says_how_long_it_takes_where_shares_do_not_fit(self):
+        pool = ("--device", "sim,size=1GiB,sim_read=12GB/s", "--device", "sim,size=4GiB,sim_read=3GB/s",
+                "--device", "sim,size=4GiB,sim_read=1GB/s", "--json")
+        document = self.json_of("plan", *pool)
+        self.assertFalse(document["devices"][0]["fits"])
+        # One of the two GiB fits; of the other the second device takes three quarters.
+        self.assertAlmostEqual(document["seconds_after_spill"], 0.75 * (1 << 30) / 3e9, delta=0.01)
+        self.assertLess(document["seconds"], 0.15)
+        self.assertIsNone(self.json_of("plan", *pool, "--tokens", "8k")["seconds_after_spill"])
+        self.assertIsNone(self.json_of("plan", *pool, "--tokens", "128k")["seconds_after_spill"], "it does not fit at all")
+
     def test_link_is_the_configuration_s(self):
         document = self.json_of("plan", "--device", "memory,size=2GiB", "--link", "55GB/s", "--json")
         self.assertEqual(document["devices"][0]["bandwidth_from"], "link")
