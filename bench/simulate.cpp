@@ -99,7 +99,6 @@ void SimulatedPool::make_devices(const SimulatedMix& mix, EngineOptions& options
     options.profile.devices.push_back(
         {.name = devices_.back()->name(),
          .read_bytes_per_second = rate,
-         .read_latency = mix.device_latency[i],
          .queue_bytes = static_cast<uint64_t>(rate * latency_s) + 4ULL * segment_bytes,
          .storage = true});
     wiring.devices.push_back(devices_.back().get());

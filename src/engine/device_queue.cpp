@@ -22,17 +22,22 @@ double bytes_of_window(double bytes_per_second, Nanos latency) {
   return bytes_per_second * std::chrono::duration<double>(time).count();
 }
 
-uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
-  if (limits.in_place) {
-    if (profile.queue_bytes > 0) return profile.queue_bytes;
-    return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
-  }
+// What a window may grow to.
+uint64_t largest_window(const DeviceLimits& limits, const DeviceProfile& profile, uint32_t transfer_workers) {
+  if (profile.queue_bytes > 0) return profile.queue_bytes;
+  if (limits.in_place) return std::max(memory_window_bytes_min, transfer_workers * worker_window_bytes);
+  return storage_window_bytes_max;
+}
+
+// A sweep finds the fewest bytes that come near the best rate, and on a disk whose rate wanders that may be
+// any number: what is more than some milliseconds of them is waiting. Where the latency of those bytes is not
+// known they count as they are.
+uint64_t window_of(const DeviceLimits& limits, const DeviceProfile& profile, uint64_t most) {
+  const bool measured = profile.queue_bytes > 0;
   const double bytes = std::max(bytes_of_window(profile.retrieve_bytes_per_second(), profile.read_latency),
                                 bytes_of_window(profile.write_bytes_per_second, profile.write_latency));
-  // A sweep finds the fewest bytes that come near the best rate, and on a disk whose rate wanders that may be
-  // any number: what is more than some milliseconds of them is waiting.
-  const uint64_t most = profile.queue_bytes > 0 ? profile.queue_bytes : storage_window_bytes_max;
-  return bytes <= 0 ? most : std::min(most, std::max(static_cast<uint64_t>(bytes), storage_window_bytes_min));
+  if (limits.in_place || bytes <= 0 || (measured && profile.read_latency == Nanos{0})) return most;
+  return std::min(most, std::max(static_cast<uint64_t>(bytes), storage_window_bytes_min));
 }
 
 // Whether the consumer cut one request into these two. Another consumer may redeem the same pin.
@@ -50,8 +55,8 @@ DeviceQueue::DeviceQueue(DeviceId id, Device& device, TicketTable& table, std::s
       limits_(device.limits()),
       staging_(staging, limits_.alignment_bytes),
       bytes_per_second_(profile.retrieve_bytes_per_second()),
-      window_bytes_(window_of(limits_, profile, transfer_workers)),
-      window_is_fixed_(limits_.in_place || profile.queue_bytes > 0),
+      window_bytes_max_(largest_window(limits_, profile, transfer_workers)),
+      window_bytes_(window_of(limits_, profile, window_bytes_max_)),
       transfer_window_bytes_(transfer_window_bytes(transfer_workers)) {
   for (auto& lanes : lanes_) lanes.reserve(table.all().size());
 }
@@ -78,9 +83,7 @@ void DeviceQueue::list(Ticket& ticket, uint64_t earliest) {
 
 void DeviceQueue::count_queued(Ticket& ticket, PartHandle handle) {
   const uint32_t bytes = aligned(table_->position(handle).bytes);
-  if (!window_is_fixed_) {
-    window_bytes_ = std::max(window_bytes_, std::min(uint64_t{2} * bytes, storage_window_bytes_max));
-  }
+  window_bytes_ = std::max(window_bytes_, std::min(uint64_t{2} * bytes, window_bytes_max_));
   ticket.lanes[id_.value].queued_bytes += bytes;
   queued_bytes_ += bytes;
   table_->part(handle).state = PartState::queued;

@@ -7,8 +7,8 @@
 // deadline comes near goes before the others, the earliest deadline first. Within a lane parts go in layer
 // order.
 //
-// Bounds. The bytes on the device are bounded by a window: those that reached its bandwidth in a probe's
-// sweep, else what it gives in some milliseconds, or two of the largest parts it has had. So an urgent read
+// Bounds. The bytes on the device are bounded by a window: what it gives in some milliseconds, or two of the
+// largest parts it has had; never more than reached its bandwidth in a probe's sweep. So an urgent read
 // waits milliseconds at most, or on a slow drive for two such parts. What waits for its checksum or copy
 // comes on top, at most a window or what the transfer has at once, whichever is more; in place, where the
 // copy is all there is, nothing. A part larger than the window goes alone.
@@ -174,8 +174,8 @@ class DeviceQueue {
   DeviceLimits limits_;
   Staging staging_;
   double bytes_per_second_;
-  uint64_t window_bytes_;
-  bool window_is_fixed_;  // else it grows to two parts, so that the device need not wait between large ones
+  uint64_t window_bytes_max_;
+  uint64_t window_bytes_;  // grows to two parts, so that the device need not wait between large ones
   uint64_t transfer_window_bytes_;
   std::vector<TicketIndex> lanes_[2];  // tickets with parts queued, by Kind
   uint64_t virtual_time_[2] = {};      // of the lanes in service, by Kind

@@ -249,7 +249,7 @@ class WindowTest : public testing::Test {
 
 // How much goes to a drive before the first of it is back.
 TEST_F(WindowTest, OfStorageIsWhatItGivesInSomeMilliseconds) {
-  TestDevice drive(false, 4 * blocks, size);
+  TestDevice drive(false, 8 * blocks, size);
   using std::chrono::microseconds;
   const auto started = [&](const DeviceProfile& profile, uint32_t part_bytes = mib / 8) {
     DeviceQueue queue(DeviceId(0), drive, table_, {}, profile);
@@ -277,6 +277,9 @@ TEST_F(WindowTest, OfStorageIsWhatItGivesInSomeMilliseconds) {
   EXPECT_EQ(started(measured, 6 * mib), 1U) << "as it was measured";
   measured.queue_bytes = 32 * mib;
   EXPECT_EQ(started(measured), 80U) << "more would wait for each other";
+  EXPECT_EQ(started(measured, 6 * mib), 2U) << "as where nothing was measured";
+  measured.read_latency = Nanos{0};
+  EXPECT_EQ(started(measured), 8 * 32U) << "they may be what a long latency wants";
 }
 
 TEST_F(WindowTest, OfStorageIs32MibWhereNoRateIsKnown) {
