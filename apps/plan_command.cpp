@@ -173,8 +173,9 @@ void warn_of_room(const Config& config, const Inputs& inputs, const DocumentPlan
   }
 }
 
-// The bytes on each device when those that are full have spilled to the others, by their shares, or by their
-// room where no other has a share (catalog/planner.h). REQUIRES: all of them together hold the document.
+// The bytes on each device when those that are full have spilled to the others, by their shares as the
+// catalog does it (catalog/planner.h), or, about so, by their room where no other has a share. REQUIRES: all
+// of them together hold the document.
 std::vector<double> bytes_after_spill(const Config& config, const DocumentPlan& plan) {
   const size_t devices = plan.devices.size();
   std::vector<double> bytes;
@@ -199,6 +200,10 @@ std::vector<double> bytes_after_spill(const Config& config, const DocumentPlan& 
   return bytes;
 }
 
+double ratio(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
 // Until the last device is done, or the link has carried everything; nothing where a bandwidth is not known.
 std::optional<double> predicted_seconds(const DocumentPlan& plan, const Profile& profile) {
   double seconds = 0;
@@ -212,10 +217,6 @@ std::optional<double> predicted_seconds(const DocumentPlan& plan, const Profile&
     seconds = std::max(seconds, static_cast<double>(plan.bytes_read) / profile.link_bytes_per_second);
   }
   return seconds;
-}
-
-double ratio(uint64_t part, uint64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
 // The same where a planned share does not fit its device, but the document fits them all.

@@ -35,7 +35,7 @@ struct CatalogDevice {
       4096;  // of extents' offsets and lengths; a multiple of 4096 is assumed to pack well
   bool storage = false;
   bool keeps_freed = false;  // Catalog::freed() is kept
-  double share = 1;          // by these devices with room stand in for full ones; not negative
+  double share = 1;          // its part of what finds no room as planned, relative to the others'
 };
 
 struct CatalogOptions {

@@ -33,6 +33,7 @@ Status Catalog::Impl::open(const CatalogOptions& wanted) {
     Space& space = spaces.emplace_back();
     if (Status opened = space.open(device.size_bytes, device.alignment_bytes, device.keeps_freed); !opened)
       return opened;
+    if (!(device.share >= 0)) return bad("a device's share is negative");
     planner.set_share(DeviceId(static_cast<uint8_t>(spaces.size() - 1)), device.share);
   }
   if (options.residences_max == 2) {

@@ -5,8 +5,10 @@
 namespace kvpool {
 namespace {
 
-// The fraction of the square root of 2, in units of 2^-64: multiples of it lie evenly, also those at whose
-// segments the lattice of the plan, which steps by the golden ratio, meets a full device.
+// The fraction of the square root of 2, in units of 2^-64. Multiples of it lie evenly, and so do those at
+// whose segments the lattice of the plan, which steps by the golden ratio, meets a full device: of 24 to 80
+// segments in chains of 64 blocks prefixes miss the shares by at most 5%, two layers alone by at most 14% (of
+// other numbers of segments two layers by up to 36%).
 constexpr uint64_t point_step = 0x6a09e667f3bcc909;
 
 }  // namespace

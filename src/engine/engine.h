@@ -60,7 +60,7 @@ class Engine {
   [[nodiscard]] static std::vector<CatalogDevice> catalog_devices(std::span<Device* const> devices,
                                                                   std::span<const double> shares);
 
-  // The catalog must be of catalog_devices(wiring.devices, options.shares).
+  // The catalog must have the wiring's devices, with the shares of the options where it may be full.
   Engine(const Wiring& wiring, EngineOptions options);
   ~Engine();
   Engine(const Engine&) = delete;

@@ -65,6 +65,17 @@ TEST_F(EngineTest, KeepsAllWorkersBusyWithLargeSegments) {
   EXPECT_LT(ends(slot).result_at - sent_at, microseconds(1900));
 }
 
+TEST_F(EngineTest, WhatMemoryHasNoRoomForSpillsByTheShares) {
+  SimDeviceOptions memory = host_memory();
+  memory.size_bytes = 512 << 10;
+  ASSERT_NO_FATAL_FAILURE(
+      open({.devices = {memory, drive(), drive()}, .shares = {0.8, 0.15, 0.05}}, uniform(8)));
+  ASSERT_NO_FATAL_FAILURE(store(0, 64));
+  const std::vector<uint64_t> used = catalog->usage().device_used_bytes;
+  EXPECT_EQ(used[0], memory.size_bytes);
+  EXPECT_NEAR(static_cast<double>(used[1]) / static_cast<double>(used[1] + used[2]), 0.75, 0.02);
+}
+
 TEST_F(EngineTest, WritesGiveWayToReadsButAreNotStarved) {
   ASSERT_NO_FATAL_FAILURE(open(
       {.devices = {drive()}, .shares = {1}, .window_bytes = 4 * 4096, .verify = Verify::none}, uniform(8)));

@@ -35,7 +35,7 @@ def test_requests_at_the_same_time_share_a_prefix(engine):
     cold = []
     for one in prompts:
         cold += engine.ask([one])
-        engine.settle()  # else the next stores the prefix again, of which a window may have left pages
+        engine.settle()  # the next finds the prefix in the pool: it could not store what its window has left behind
     engine.forget()
     warm = engine.ask(prompts)
     assert all(w.same(c) for w, c in zip(warm, cold))
