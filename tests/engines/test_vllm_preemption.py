@@ -70,8 +70,8 @@ def test_an_abort_among_requests_that_want_more_pages_than_there_are(engine, pro
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
 def test_all_that_run_lose_their_pages(engine, prompts, cold, steps):
-    """While they store, or answer. Of what is being stored then a slow disk has nothing yet, so that it is computed again."""
-    settled = steps == 20
+    """While they store, or answer. vLLM asks for them again before it says that they lost their pages, so what the pool has of
+    them by then may be computed again."""
     for stored in (False, True):
         if not stored:
             assert engine.llm.reset_prefix_cache(reset_connector=True)
@@ -83,14 +83,11 @@ def test_all_that_run_lose_their_pages(engine, prompts, cold, steps):
             assert engine.llm.llm_engine.has_unfinished_requests(), "they never ran side by side"
         for _ in range(steps):
             engine.step()
-        if settled:
-            engine.settle()
         try:
-            emptied = engine.llm.reset_prefix_cache(reset_running_requests=True)
+            engine.llm.reset_prefix_cache(reset_running_requests=True)
         except RuntimeError:  # on a GPU a step is under way, whose pages vLLM keeps till it has ended, and says so
             assert ON_GPU
-            emptied = False
         assert are_the_same(engine.finish(names), [one.first(30) for one in cold])
         assert engine.preemptions > preempted
-        assert engine.mover.stats()["loaded_blocks"] > loaded or not (stored or emptied and settled)
+        assert engine.mover.stats()["loaded_blocks"] > loaded or not stored
         engine.assert_nothing_is_left()
